@@ -1,0 +1,353 @@
+"""What the commands do. Each function is a row of the table: its usage, its help, what completes its argument."""
+
+import json
+import os
+import platform
+import time
+import webbrowser
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from client.commands import Table, Unclear, split
+from client.conversation import Conversation
+from client.markdown import Markdown
+from client.paint import Style
+from client.screen import Screen
+from client.settings import PROTOCOLS, protocol_named, server_url
+from client.text import clean, clean_line, shortened
+from client.transports import ConnectionLost
+from client.wording import age, as_markdown, duration, seconds, when
+from client.wrap import Wrap
+from proto.answers import ServerStats, SessionSummary
+from proto.errors import ChatError
+from proto.events import plain as plain_word
+from proto.requests import Cursor, check_model_id, check_session_id, cursor
+
+PAGE = 20
+TABLE: Table["Seat"] = Table()
+
+
+@dataclass
+class Seat:
+    """Where commands are given: the conversation, the screen, and what the prompt lets them do."""
+
+    talk: Conversation
+    screen: Screen
+    raw: bool
+    resume: Callable[[Cursor], None]
+    leave: Callable[[], None]
+    sessions: list[SessionSummary] = field(default_factory=list)  # as last listed
+    models: list[str] = field(default_factory=list)
+
+
+class Refused(Exception):
+    """The command makes no sense now; the message says what does."""
+
+
+async def perform(seat: Seat, line: str) -> None:
+    """A command line, and what may go wrong with it."""
+    name, argument = split(line)
+    try:
+        await TABLE.find(name).run(seat, argument)
+    except (ChatError, ConnectionLost, Refused, Unclear, ValueError, OSError, LookupError) as error:
+        seat.screen.fail(clean_line(str(error)))
+
+
+def _idle(seat: Seat) -> None:
+    if seat.talk.answer is not None:
+        raise Refused("The answer is still growing: Ctrl-C stops it.")
+
+
+def _session(seat: Seat, argument: str = "") -> str:
+    """The session that is meant: a number of the list, an id, the beginning of one, or the current one."""
+    if not argument:
+        if seat.talk.session_id is None:
+            raise Refused("There is no session yet: say something, or /switch to one.")
+        return seat.talk.session_id
+    if argument.isdigit() and 0 < int(argument) <= len(seat.sessions):
+        return seat.sessions[int(argument) - 1].session_id
+    fits = [known.session_id for known in seat.sessions if known.session_id.startswith(argument.rstrip("."))]
+    return fits[0] if len(fits) == 1 else check_session_id(argument)
+
+
+@TABLE.command("/help [COMMAND]", "this list", "commands")
+async def help_(seat: Seat, argument: str) -> None:
+    commands = [TABLE.find(argument)] if argument else TABLE.commands.values()
+    seat.screen.lines(seat.screen.table([(command.usage, command.help) for command in commands]))
+    if not argument:
+        keys = (
+            ("Enter", "sends; while an answer grows, afterwards"),
+            ("Alt-Enter", "begins a new line; so does a \\ before Enter"),
+            ("Ctrl-C", "stops the answer"),
+            ("Ctrl-D", "leaves"),
+            ("Tab", "completes; an unambiguous beginning of a command will do"),
+        )
+        seat.screen.lines(["", *seat.screen.table(keys)])
+
+
+@TABLE.command("/new [MODEL]", "begin a new session", "models")
+async def new(seat: Seat, argument: str) -> None:
+    _idle(seat)
+    if argument:
+        seat.talk.wanted_model = check_model_id(argument)
+    created = await seat.talk.transport.new_session(seat.talk.wanted_model)
+    seat.talk.figures.sessions += 1
+    await seat.talk.enter(created.session_id)
+    seat.talk.model = created.model
+    seat.screen.note(f"A new session with {created.model}.")
+
+
+@TABLE.command("/info [N|ID]", "what is known of the session", "sessions")
+async def info(seat: Seat, argument: str) -> None:
+    detail = await seat.talk.transport.session(_session(seat, argument))
+    rows = [
+        ("session", detail.session_id),
+        ("model", detail.model),
+        ("messages", f"{detail.message_count} ({detail.user_messages} yours, {detail.model_messages} the model's)"),
+        ("age", duration(detail.session_duration_seconds)),
+        ("begun", when(detail.created_at)),
+        ("tokens", f"{detail.usage.input_tokens} in, {detail.usage.output_tokens} out"),
+    ]
+    if detail.active_turn:
+        rows.append(("answering", f"turn {detail.active_turn}"))
+    _show(seat, rows)
+
+
+@TABLE.command("/sessions", "the server's sessions, the newest first")
+async def sessions(seat: Seat, argument: str) -> None:
+    answer = await seat.talk.transport.sessions(PAGE)
+    seat.sessions = answer.sessions
+    if not answer.sessions:
+        seat.screen.note("There is no session yet.")
+    for number, known in enumerate(answer.sessions, 1):
+        mark = "●" if known.session_id == seat.talk.session_id else " "
+        count = f"{known.message_count} message{'' if known.message_count == 1 else 's'}"
+        line = f"{number:>3} {mark} {shortened(known.session_id, 36):36}  {count:12} {age(known.duration_minutes):>8}"
+        here = f" · {known.connected_clients} connected" if known.connected_clients else ""
+        text = (
+            f"{line}  {known.model}{here}"
+            if seat.screen.columns > 76
+            else f"{number:>3} {mark} {known.session_id[:8]}… {count}"
+        )
+        seat.screen.lines([shortened(clean(text).replace("\n", " "), seat.screen.columns)])
+    if answer.active_sessions > len(answer.sessions):
+        seat.screen.note(f"… and {answer.active_sessions - len(answer.sessions)} more.")
+    elif answer.sessions:
+        seat.screen.note("/switch N goes on with one of them.")
+
+
+@TABLE.command("/switch N|ID", "go on with a session of the list", "sessions")
+async def switch(seat: Seat, argument: str) -> None:
+    _idle(seat)
+    if not argument:
+        raise Refused("Which one? /sessions lists them: /switch N")
+    detail = await seat.talk.transport.session(_session(seat, argument))
+    await seat.talk.enter(detail.session_id)
+    seat.talk.model = detail.model
+    seat.talk.wanted_model = None
+    seat.screen.note(
+        f"Session {detail.session_id}: {detail.message_count} messages with {detail.model}. /history shows them."
+    )
+    if detail.active_turn and not seat.talk.transport.live:  # else it is heard
+        seat.resume(Cursor(detail.active_turn, 0))
+
+
+@TABLE.command("/history [N]", "the messages of the session, or the last N of them")
+async def history(seat: Seat, argument: str) -> None:
+    detail = await seat.talk.transport.session(_session(seat))
+    messages = detail.messages[-int(argument) :] if argument.isdigit() and int(argument) else detail.messages
+    if not messages:
+        seat.screen.note("Nothing has been said yet.")
+    for message in messages:
+        seat.screen.lines([seat.screen.paint("You" if message.role == "user" else clean_line(detail.model), Style.YOU)])
+        page = Markdown(Wrap(lambda: seat.screen.columns, seat.screen.paint), seat.raw or message.role == "user")
+        seat.screen.lines([*page.feed(message.text), *page.close(), ""])
+
+
+@TABLE.command("/reset", "forget what was said; the session stays")
+async def reset(seat: Seat, argument: str) -> None:
+    _idle(seat)
+    await seat.talk.clear(_session(seat))
+    seat.screen.note("Forgotten. The session begins anew.")
+
+
+@TABLE.command("/delete [N|ID]", "delete the session, or another one", "sessions")
+async def delete(seat: Seat, argument: str) -> None:
+    session_id = _session(seat, argument)
+    if session_id == seat.talk.session_id:
+        _idle(seat)
+    await seat.talk.delete(session_id)
+    seat.sessions = [known for known in seat.sessions if known.session_id != session_id]
+    seat.screen.note(f"Session {session_id} is deleted.")
+
+
+@TABLE.command("/stats", "what this client has done and seen")
+async def stats(seat: Seat, argument: str) -> None:
+    figures = seat.talk.figures
+    first = figures.first_chunks
+    rows = [
+        ("session", seat.talk.session_id or "none yet"),
+        ("running for", duration(time.monotonic() - figures.started)),
+        ("messages", str(figures.messages)),
+        ("streams", f"{figures.good} good, {figures.failed} failed"),
+        ("chunks", f"{figures.chunks}, {figures.chunks / max(figures.answers, 1):.1f} an answer"),
+        ("average time", seconds(figures.seconds / figures.answers) if figures.answers else "-"),
+        (
+            "first chunk",
+            f"{seconds(sum(first) / len(first))} on average, {seconds(min(first))} to {seconds(max(first))}"
+            if first
+            else "-",
+        ),
+        ("sessions created", str(figures.sessions)),
+        ("connection attempts", f"{figures.attempts}, {figures.reconnections} reconnections"),
+    ]
+    _show(seat, rows)
+
+
+@TABLE.command("/server", "the server's figures")
+async def server(seat: Seat, argument: str) -> None:
+    known = await seat.talk.transport.stats()
+    rows = [
+        ("server", f"{seat.talk.url} ({known.framework})"),
+        ("status", f"{known.status}, up {duration(known.uptime_seconds)}"),
+        ("model", known.model),
+        ("requests", f"{known.total_requests}: {known.successful_requests} good, {known.failed_requests} failed"),
+        ("answering", f"{known.running_turns} now, {seconds(known.average_response_time)} on average"),
+        ("sessions", f"{known.active_sessions}, {known.total_sessions_created} created"),
+        ("connected", f"{known.streaming_connections} streams, {known.websocket_connections} WebSockets"),
+    ]
+    _show(seat, rows + _transports(known))
+
+
+def _transports(known: ServerStats) -> list[tuple[str, str]]:
+    rows = []
+    for name, used in sorted(known.transports.items()):
+        first = "" if used.first_chunk_p50 is None else f", first chunk {seconds(used.first_chunk_p50)}"
+        rows.append((name, f"{used.requests} requests, {used.chunks} chunks, {used.bytes / 1000:.1f} kB{first}"))
+    return rows
+
+
+@TABLE.command("/health", "whether the server is well")
+async def health(seat: Seat, argument: str) -> None:
+    await seat.talk.connect()
+    known = await seat.talk.transport.health()
+    style = Style.GOOD if known.status == "healthy" else Style.BAD
+    seat.screen.say(clean_line(f"{known.status}, up {duration(known.uptime_seconds)}, model {known.model}"), style)
+
+
+@TABLE.command("/ping", "how long there and back takes")
+async def ping(seat: Seat, argument: str) -> None:
+    if not seat.talk.connected:
+        await seat.talk.connect()
+    before = time.perf_counter()
+    await seat.talk.transport.ping()
+    seat.screen.note(f"{(time.perf_counter() - before) * 1000:.1f} ms there and back over {seat.talk.protocol}")
+
+
+@TABLE.command("/docs", "the server's API documentation, in the browser")
+async def docs(seat: Seat, argument: str) -> None:
+    _browse(seat, f"{seat.talk.url}/docs")
+
+
+@TABLE.command("/demo", "the server's web demo, in the browser")
+async def demo(seat: Seat, argument: str) -> None:
+    _browse(seat, f"{seat.talk.url}/demo")
+
+
+def _browse(seat: Seat, url: str) -> None:
+    # A text browser would take this very terminal: only one with a window of its own is opened.
+    windows = (
+        platform.system() in ("Darwin", "Windows") or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    )
+    if windows and not os.environ.get("SSH_CONNECTION") and webbrowser.open(url):
+        seat.screen.note(f"{url} is opened in the browser.")
+    else:
+        seat.screen.say(url)
+
+
+@TABLE.command("/clear", "clear the screen")
+async def clear(seat: Seat, argument: str) -> None:
+    if seat.screen.prompt is not None:
+        seat.screen.prompt.app.renderer.clear()
+
+
+@TABLE.command("/connect [URL]", "connect again, or to another server")
+async def connect(seat: Seat, argument: str) -> None:
+    url = server_url(argument) if argument else seat.talk.url
+    if url != seat.talk.url:
+        _idle(seat)
+    await seat.talk.use(seat.talk.protocol, url)
+    seat.screen.note(f"Connected to {seat.talk.url} over {seat.talk.protocol}.")
+
+
+@TABLE.command("/disconnect", "let go of the server")
+async def disconnect(seat: Seat, argument: str) -> None:
+    _idle(seat)
+    await seat.talk.disconnect()
+    seat.screen.note("Disconnected. /connect, or any message, connects again.")
+
+
+@TABLE.command("/protocol [NAME]", "go on over another protocol, also in mid-answer", "protocols")
+async def protocol(seat: Seat, argument: str) -> None:
+    if not argument:
+        names = [f"● {name}" if name == seat.talk.protocol else f"  {name}" for name in PROTOCOLS]
+        seat.screen.lines(names)
+        return
+    name = protocol_named(argument)
+    if name is None:
+        raise Refused(f"There is no protocol {argument}: choose one of {', '.join(PROTOCOLS)}.")
+    await seat.talk.use(name, seat.talk.url)
+    seat.screen.note(f"Going on over {name}.")
+
+
+@TABLE.command("/model [ID]", "the models, or the one to ask from now on", "models")
+async def model(seat: Seat, argument: str) -> None:
+    if argument:
+        seat.talk.wanted_model = check_model_id(argument)
+        seat.screen.note(f"The next message goes to {argument}.")
+        return
+    known = await seat.talk.transport.models()
+    current = seat.talk.wanted_model or seat.talk.model or known.default
+    seat.models = [one.id for one in known.models]
+    names = [current, *(one.id for one in known.models if one.id != current)]
+    for name in names:
+        seat.screen.lines([clean_line(f"{'●' if name == current else ' '} {name}").rjust(3)])
+
+
+@TABLE.command("/resume [TURN:SEQ]", "go on reading the answer that was cut")
+async def resume(seat: Seat, argument: str) -> None:
+    _idle(seat)
+    if argument:
+        seat.resume(cursor(argument))
+    elif seat.talk.cursor is None or seat.talk.finished:
+        raise Refused("There is no answer that was cut.")
+    else:
+        seat.resume(seat.talk.cursor)
+
+
+@TABLE.command("/export FILE", "write the conversation to FILE: JSON if it ends in .json, else Markdown", "files")
+async def export(seat: Seat, argument: str) -> None:
+    if not argument:
+        raise Refused("Where to? /export FILE")
+    detail = await seat.talk.transport.session(_session(seat))
+    path = Path(argument).expanduser()
+    if path.suffix == ".json":
+        text = json.dumps(plain_word(detail), ensure_ascii=False, indent=2) + "\n"
+    else:
+        text = as_markdown(detail.session_id, detail.model, detail.messages)
+    try:
+        with path.open("x", encoding="utf-8", errors="replace") as file:
+            file.write(text)
+    except FileExistsError:
+        raise Refused(f"{path} is there already; choose another name.") from None
+    seat.screen.note(f"{len(detail.messages)} messages are in {path}.")
+
+
+@TABLE.command("/quit", "leave")
+async def quit_(seat: Seat, argument: str) -> None:
+    seat.leave()
+
+
+def _show(seat: Seat, rows: Sequence[tuple[str, str]]) -> None:
+    seat.screen.lines(seat.screen.table(rows))

@@ -1,0 +1,100 @@
+"""The line editor: keys, history across runs, completion."""
+
+import os
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from prompt_toolkit import PromptSession
+from prompt_toolkit.auto_suggest import AutoSuggestFromHistory
+from prompt_toolkit.filters import Condition
+from prompt_toolkit.formatted_text import AnyFormattedText
+from prompt_toolkit.history import FileHistory, History, InMemoryHistory
+from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+from prompt_toolkit.styles import Style
+
+from client.actions import Seat
+from client.completion import Completions
+
+MENU_LINES = 6
+_STYLE = Style.from_dict(
+    {
+        "bottom-toolbar": "noreverse bg:#303030 #c0c0c0",
+        "prompt": "bold ansiblue",
+        "connected": "ansigreen",
+        "disconnected": "ansired",
+    }
+)
+
+
+def history_file(environ: Mapping[str, str] = os.environ) -> Path:
+    """Where typed lines are kept, in the user's state folder."""
+    if sys.platform == "win32":
+        folder = Path(environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    elif sys.platform == "darwin":
+        folder = Path.home() / "Library" / "Application Support"
+    else:
+        folder = Path(environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
+    return folder / "fivewire" / "client-history"
+
+
+def history() -> History:
+    """For this user's eyes only; in memory where there is no such place."""
+    path = history_file()
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.close(os.open(path, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600))
+        path.chmod(0o600)
+    except OSError:
+        return InMemoryHistory()
+    return FileHistory(path)
+
+
+def _keys(interrupt: Callable[[], None]) -> KeyBindings:
+    keys = KeyBindings()
+
+    @keys.add("enter")
+    def send(event: KeyPressEvent) -> None:
+        buffer = event.current_buffer
+        if buffer.complete_state is not None and buffer.complete_state.current_completion is not None:
+            buffer.complete_state = None  # the choice stands; the next Enter sends
+        elif buffer.document.text_before_cursor.endswith("\\"):
+            buffer.delete_before_cursor()
+            buffer.newline(copy_margin=False)
+        else:
+            buffer.validate_and_handle()
+
+    @keys.add("escape", "enter")
+    def newline(event: KeyPressEvent) -> None:
+        event.current_buffer.newline(copy_margin=False)
+
+    @keys.add("c-c")
+    def stop(event: KeyPressEvent) -> None:
+        interrupt()
+
+    return keys
+
+
+def prompt_session(
+    seat: Seat,
+    interrupt: Callable[[], None],
+    prompt: Callable[[], AnyFormattedText],
+    toolbar: Callable[[], AnyFormattedText],
+    changed: Callable[[str], None],
+) -> PromptSession[str]:
+    session: PromptSession[str] = PromptSession(
+        prompt,
+        multiline=True,
+        prompt_continuation=lambda width, line_number, wrapped: " " * (width - 2) + "… " if width > 1 else "",
+        history=history(),
+        auto_suggest=AutoSuggestFromHistory(),
+        completer=Completions(seat),
+        complete_while_typing=Condition(lambda: session.default_buffer.text.startswith("/")),
+        reserve_space_for_menu=MENU_LINES,
+        key_bindings=_keys(interrupt),
+        bottom_toolbar=toolbar,
+        style=_STYLE,
+        erase_when_done=True,
+    )
+    session.default_buffer.on_text_changed += lambda buffer: changed(buffer.text)
+    return session

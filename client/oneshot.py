@@ -1,0 +1,131 @@
+"""One message, or one a line of standard input: the answers on standard output, and an exit code that tells."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import TextIO
+
+from client.console import Console
+from client.conversation import Conversation
+from client.markdown import Markdown
+from client.text import clean, clean_json, clean_line
+from client.transports import ConnectionLost, Update
+from client.wrap import Wrap
+from proto.errors import ChatError
+from proto.events import Chunk, Complete, Error, Event, as_json
+
+OK, REFUSED, USAGE, NO_CONNECTION, INTERRUPTED = 0, 1, 2, 3, 130
+
+
+class Reader:
+    """The audience of a pipe: it is told on standard error why it waits, and of nobody else."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._told = False
+
+    def updated(self, update: Update) -> None:
+        pass
+
+    def overheard(self, event: Event) -> None:
+        pass
+
+    def cut(self, error: Exception, seconds: float) -> None:
+        if not self._told:
+            self._told = True
+            self._console.fail(f"{clean_line(str(error))} Trying again.")
+
+    def mended(self) -> None:
+        self._told = False
+
+
+class Page:
+    """A terminal that is written on once: text comes out as soon as its place on the line is certain."""
+
+    def __init__(self, console: Console, raw: bool) -> None:
+        self._console = console
+        self._wrap = Wrap(lambda: console.columns, console.paint)
+        self._markdown = Markdown(self._wrap, raw)
+        self._written = 0  # characters of the current line
+
+    def add(self, text: str) -> None:
+        self._show(self._markdown.feed(text))
+
+    def end(self) -> None:
+        self._show(self._markdown.close())
+
+    def _show(self, lines: list[str]) -> None:
+        for line in lines:
+            self._console.write(line[self._written :] + "\n")
+            self._written = 0
+        settled = self._wrap.settled
+        self._console.write(settled[self._written :])
+        self._written = len(settled)
+
+
+async def lines_of(stream: TextIO) -> AsyncIterator[str]:
+    """The lines of a pipe. They are waited for in a thread that nobody waits for: Ctrl-C ends us, not a last line."""
+    loop = asyncio.get_running_loop()
+    lines: asyncio.Queue[str] = asyncio.Queue()
+
+    def read() -> None:
+        try:
+            for line in stream:
+                loop.call_soon_threadsafe(lines.put_nowait, line)
+            loop.call_soon_threadsafe(lines.put_nowait, "")
+        except RuntimeError:
+            pass  # the loop is closed
+
+    threading.Thread(target=read, daemon=True).start()
+    while line := await lines.get():
+        yield line
+
+
+async def one(message: str) -> AsyncIterator[str]:
+    yield message
+
+
+async def run(
+    conversation: Conversation, messages: AsyncIterator[str], console: Console, *, json: bool, plain: bool
+) -> int:
+    """Ask them all, one after the other, in one session; the first failure ends it."""
+    try:
+        async for message in messages:
+            if message.strip():
+                code = await _answer(conversation, message.rstrip("\n"), console, json, plain)
+                if code != OK:
+                    return code
+    except ChatError as error:
+        console.fail(clean_line(error.message))
+        return REFUSED
+    except ConnectionLost as error:
+        console.fail(clean_line(str(error)))
+        return NO_CONNECTION
+    return OK
+
+
+async def _answer(conversation: Conversation, message: str, console: Console, json: bool, plain: bool) -> int:
+    page = Page(console, plain) if console.terminal and not json else None
+    last = "\n"
+    async with aclosing(conversation.ask(message)) as events:
+        async for event in events:
+            if json:
+                console.write(clean_json(as_json(event)) + "\n")
+            elif isinstance(event, Chunk):
+                if page is not None:
+                    page.add(event.text)
+                elif text := clean(event.text):
+                    console.write(text)
+                    last = text[-1]
+    if page is not None:
+        page.end()
+    elif not json and last != "\n":
+        console.write("\n")
+    end = conversation.progress.end if conversation.progress else None
+    if isinstance(end, Error):
+        console.fail(clean_line(end.message))
+        return REFUSED
+    if isinstance(end, Complete) and end.finish_reason != "stop" and not json:
+        console.fail(f"the answer is not whole: {clean_line(end.finish_reason)}")
+    return OK

@@ -1,0 +1,285 @@
+"""The prompt: what is typed, what is shown around it, and who does what with it.
+
+1. The prompt never goes away: a message is answered, and a command performed, by a worker each, in the order they were
+   typed. Messages typed meanwhile wait; commands do not wait for answers.
+2. Ctrl-C is for the answer: the server stops the model, and the answer ends as `cancelled`. Where nobody answers that,
+   a second one lets go of it. The client is left by Ctrl-D or /quit only.
+"""
+
+import asyncio
+import signal
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing, suppress
+
+from prompt_toolkit import PromptSession
+from prompt_toolkit.formatted_text import AnyFormattedText
+from prompt_toolkit.patch_stdout import patch_stdout
+
+from client import frame
+from client.actions import Seat, perform
+from client.conversation import Conversation
+from client.input import prompt_session
+from client.others import Others
+from client.paint import Style
+from client.presence import Presence
+from client.render import Growing, summary
+from client.screen import Screen
+from client.text import clean_line
+from client.transports import ConnectionLost, Update
+from proto.errors import ChatError
+from proto.events import Error, Event
+from proto.requests import Cursor
+
+REFRESH_SECONDS = 0.1  # of the toolbar while an answer grows
+PATIENCE_SECONDS = 1.5  # for the server to end an answer that was cancelled
+
+Work = Callable[[], Awaitable[None]]
+
+
+class Repl:
+    def __init__(self, screen: Screen, raw: bool) -> None:
+        self.screen = screen
+        self.raw = raw
+        self._talk: Conversation | None = None
+        self._presence: Presence | None = None
+        self._others: Others | None = None
+        self._messages: asyncio.Queue[Work] = asyncio.Queue()
+        self._commands: asyncio.Queue[Work] = asyncio.Queue()
+        self._growing: Growing | None = None
+        self._reading: asyncio.Task[None] | None = None
+        self._cancelled = False
+        self._left = False
+        self._told_cut = False
+
+    @property
+    def talk(self) -> Conversation:
+        assert self._talk is not None
+        return self._talk
+
+    @property
+    def presence(self) -> Presence:
+        assert self._presence is not None
+        return self._presence
+
+    @property
+    def others(self) -> Others:
+        assert self._others is not None
+        return self._others
+
+    # The loop
+
+    async def run(self, talk: Conversation, session_id: str | None) -> int:
+        self._talk, self._presence, self._others = talk, Presence(talk), Others(talk, self.screen, self.raw)
+        seat = Seat(talk, self.screen, self.raw, self._resume, self.leave)
+        prompt = prompt_session(seat, self.interrupt, self._prompt, self._toolbar, self._presence.typed)
+        self.screen.prompt = prompt
+        loop = asyncio.get_running_loop()
+        for number, action in ((signal.SIGINT, self.interrupt), (signal.SIGTERM, self.leave)):
+            with suppress(NotImplementedError):  # Windows
+                loop.add_signal_handler(number, action)
+        self._greet()
+        await self.screen.flush()  # before the prompt: some terminals keep what is erased from their first line on
+        self._commands.put_nowait(lambda: self._arrive(session_id))
+        tasks = [
+            loop.create_task(self._work(self._messages)),
+            loop.create_task(self._work(self._commands)),
+            loop.create_task(self._refresh()),
+        ]
+        try:
+            with patch_stdout(raw=True):
+                await self._prompts(prompt, seat)
+        finally:
+            talk.go()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await self.screen.flush()
+        return 0
+
+    async def _prompts(self, prompt: PromptSession[str], seat: Seat) -> None:
+        while not self._left:
+            try:
+                text = await prompt.prompt_async(handle_sigint=False)
+            except EOFError:
+                return
+            self.presence.tell(False)
+            text = text.strip("\n").rstrip()
+            if not text.strip():
+                continue
+            self.screen.said("You", text, Style.YOU)
+            if text.startswith("/"):
+                self._commands.put_nowait(lambda line=text: perform(seat, line))  # type: ignore[misc]
+            else:
+                self._messages.put_nowait(lambda line=text: self._answer(self.talk.ask(line)))  # type: ignore[misc]
+
+    async def _work(self, queue: asyncio.Queue[Work]) -> None:
+        while True:
+            work = await queue.get()
+            try:
+                await work()
+            except Exception as error:  # a bug of ours is no reason for the prompt to fall silent
+                self.screen.fail(f"This is a bug of the client: {clean_line(repr(error))}")
+            self.screen.refresh()
+
+    def _greet(self) -> None:
+        talk, paint = self.talk, self.screen.paint
+        self.screen.lines([f"{paint('fivewire', Style.HEADING)} · {talk.protocol} · {talk.url}"])
+        self.screen.note("/help lists the commands, Alt-Enter begins a new line, Ctrl-D leaves.")
+
+    async def _arrive(self, session_id: str | None) -> None:
+        """The first thing to know: whether anybody is there."""
+        try:
+            await self.talk.connect()
+            if session_id is None:
+                return
+            await self.talk.enter(session_id)
+            detail = await self.talk.transport.session(session_id)
+            self.talk.model = detail.model
+            self.screen.note(f"Going on with {detail.message_count} messages; /history shows them.")
+            if detail.active_turn and not self.talk.transport.live:  # else it is heard
+                self._resume(Cursor(detail.active_turn, 0))
+        except ChatError as error:
+            if error.code == "not_found" and self.talk.protocol != "grpc":
+                self.screen.note("The session is new; your first message makes it.")
+            else:
+                self.screen.fail(clean_line(error.message))
+        except ConnectionLost as error:
+            self.talk.lost(error)
+
+    def leave(self) -> None:
+        self._left = True
+        prompt = self.screen.prompt
+        if prompt is not None and prompt.app.is_running:
+            prompt.app.exit(exception=EOFError)
+
+    # Answers
+
+    def _resume(self, cursor: Cursor) -> None:
+        self._messages.put_nowait(lambda: self._answer(self.talk.resume(cursor)))
+
+    async def _answer(self, events: AsyncGenerator[Event, None]) -> None:
+        self._cancelled = False
+        self._growing = growing = Growing(self.screen, self.raw)
+        self.screen.grow(growing.tail)
+        self._reading = asyncio.create_task(self._read(events, growing))
+        try:
+            await asyncio.wait([self._reading])
+            if self._reading.cancelled():
+                self.screen.fail("The answer was let go of; /resume goes on reading it.")
+            else:
+                self._reading.result()
+        except ChatError as error:
+            self.screen.fail(clean_line(self._kindly(error)))
+        except ConnectionLost as error:
+            rest = "" if self.talk.finished else " /resume goes on reading the answer."
+            self.screen.fail(clean_line(str(error)) + rest)
+        finally:
+            if not self._reading.done():
+                self._reading.cancel()
+                await asyncio.wait([self._reading])
+            self._growing = self._reading = None
+            self.screen.refresh()
+
+    async def _read(self, events: AsyncGenerator[Event, None], growing: Growing) -> None:
+        try:
+            async with aclosing(events):
+                async for event in events:
+                    if self.talk.progress is not None:
+                        growing.progress = self.talk.progress
+                    growing.add(event)
+        finally:
+            growing.close()
+        progress = growing.progress
+        if progress.end is None:
+            self.screen.note("There is nothing left of this answer.")
+            return
+        if isinstance(progress.end, Error):
+            self.screen.fail(clean_line(progress.end.message))
+        elif progress.end.finish_reason == "cancelled" and not self._cancelled:
+            self.screen.note("It was stopped by somebody else, or by the server.")
+        self.screen.lines([*summary(self.talk, progress, self.screen), ""])
+
+    def _kindly(self, error: ChatError) -> str:
+        if error.code == "session_busy" and error.turn_id:
+            self.talk.cursor, self.talk.finished = Cursor(error.turn_id, 0), False
+            return f"{error.message} /resume reads along, /new begins another session."
+        return error.message
+
+    def interrupt(self) -> None:
+        """Ctrl-C."""
+        buffer = self.screen.prompt.default_buffer if self.screen.prompt is not None else None
+        if self._reading is not None:
+            while not self._messages.empty():
+                self._messages.get_nowait()  # what waits for the answer is not wanted either
+            if self._cancelled:
+                self._reading.cancel()
+            else:
+                self._cancelled = True
+                self._cancel_task = asyncio.create_task(self._cancel(self._reading))
+        elif buffer is not None and buffer.text:
+            buffer.reset()
+        else:
+            self.screen.note("Ctrl-D or /quit leaves.")
+
+    async def _cancel(self, reading: "asyncio.Task[None]") -> None:
+        try:
+            await self.talk.cancel()
+            await asyncio.wait([reading], timeout=PATIENCE_SECONDS)
+        except (ChatError, ConnectionLost, TimeoutError):
+            pass
+        reading.cancel()
+
+    # What the conversation tells
+
+    def cut(self, error: Exception, seconds: float) -> None:
+        if not self._told_cut:
+            self._told_cut = True
+            self.screen.fail(clean_line(f"{error} Trying again{'; Ctrl-C stops that.' if self._growing else '.'}"))
+        self.others.cut()
+        if self._growing is not None:
+            self._growing.waiting = f"reconnecting, next try in {seconds:g} s"
+        self.screen.refresh()
+
+    def mended(self) -> None:
+        self._told_cut = False
+        self.screen.note("Connected.")
+
+    def overheard(self, event: Event) -> None:
+        if self.others.hear(event):
+            self.presence.forget()
+
+    def updated(self, update: Update) -> None:
+        if update.session_id != self.talk.session_id or self.talk.is_our_doing(update):
+            return
+        who = str(update.fields.get("connection_id", ""))
+        if update.type == "user_typing":
+            self.presence.heard(who, bool(update.fields.get("typing")))
+        elif update.type == "user_joined":
+            self.screen.note("Somebody has joined the session.")
+        elif update.type == "user_disconnected":
+            self.presence.heard(who, False)
+            self.screen.note("Somebody has left the session.")
+        elif update.type == "session_cleared":
+            self.screen.note("Somebody has cleared the session's history.")
+        elif update.type == "session_deleted":
+            self.screen.note("Somebody has deleted the session.")
+            self.talk.leave()
+        self.screen.refresh()
+
+    # What is shown around it
+
+    def _prompt(self) -> AnyFormattedText:
+        return frame.prompt(self.talk, self.screen.shown_tail, self.screen.width)
+
+    def _toolbar(self) -> AnyFormattedText:
+        growing = self._growing or self.others.growing
+        progress, state = (growing.progress, growing.waiting) if growing is not None else (None, "")
+        types = self.presence.somebody_types
+        return frame.toolbar(self.talk, progress, state, self._messages.qsize(), types, self.screen.width)
+
+    async def _refresh(self) -> None:
+        """Figures move while an answer grows, and typing ends without a word."""
+        while True:
+            await asyncio.sleep(REFRESH_SECONDS)
+            if self._growing is not None or self.others.growing is not None or self.presence.worth_a_look:
+                self.screen.refresh()

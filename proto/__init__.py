@@ -1,0 +1,1 @@
+"""What crosses the wire: words (plain values) and codecs (bytes), shared by server and client."""

@@ -1,0 +1,173 @@
+"""One gRPC call on HTTP/2, at either end: what grpclib 0.4.9's stream lacks, added by subclassing.
+
+1. Messages are bounded, before and after decompression: grpclib buffers whatever length a peer declares.
+2. Messages are gzipped where both ends want it, and only from `GZIP_MIN_BYTES` on: grpclib cannot compress at all. It
+   reads a message as `recv_data(5)` and `recv_data(length)`, and writes it as one `send_data(prefix + payload)`, so a
+   stream can put compression between, and grpclib's client and server need not know.
+3. A large message must come, and an answer must be taken, in time: grpclib waits for ever.
+4. A message that is cut short, badly compressed or no protobuf ends its call with the status that says so, where
+   grpclib says UNKNOWN and logs a traceback.
+"""
+
+import asyncio
+import gzip
+import struct
+import zlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from google.protobuf.message import DecodeError
+from grpclib import protocol
+from grpclib.const import Status
+from grpclib.encoding.proto import ProtoCodec
+from grpclib.exceptions import GRPCError
+from h2.errors import ErrorCodes
+from h2.exceptions import StreamClosedError
+
+if TYPE_CHECKING:
+    from proto.h2 import Connection
+
+MAX_MESSAGE_BYTES = 4 * 2**20  # as gRPC's own libraries
+GZIP_MIN_BYTES = 1024
+GZIP_LEVEL = 6
+LARGE_MESSAGE_BYTES = 2**16  # must come within STALL_SECONDS; a smaller one may idle, as a call may
+STALL_SECONDS = 30.0
+PREFIX = struct.Struct(">BI")  # compressed or not, length
+
+Headers = list[tuple[str, str]]
+
+
+def gunzip(data: bytes, limit: int = MAX_MESSAGE_BYTES) -> bytes:
+    """The message in a gzip member, of at most `limit` bytes, whatever it claims."""
+    inflate = zlib.decompressobj(16 + zlib.MAX_WBITS)
+    try:
+        message = inflate.decompress(data, limit + 1)
+    except zlib.error:
+        raise GRPCError(Status.INTERNAL, "The message is not valid gzip.") from None
+    if len(message) > limit:
+        raise too_large(limit)
+    if not inflate.eof or inflate.unused_data:
+        raise GRPCError(Status.INTERNAL, "The message is not one whole gzip member.")
+    return message
+
+
+def too_large(limit: int = MAX_MESSAGE_BYTES) -> GRPCError:
+    return GRPCError(Status.RESOURCE_EXHAUSTED, f"The message has more than {limit} bytes.")
+
+
+class Codec(ProtoCodec):
+    """Protobuf, where bytes that are none get the status that says whose fault it is."""
+
+    def __init__(self, bad_bytes: Status) -> None:
+        self._bad_bytes = bad_bytes
+
+    def decode(self, data: bytes, message_type: Any) -> Any:
+        try:
+            return message_type.FromString(data)
+        except DecodeError:
+            raise GRPCError(self._bad_bytes, f"The message is not a {message_type.DESCRIPTOR.full_name}.") from None
+
+
+class Stream(protocol.Stream):
+    """One call: what crosses it is bounded, and gzipped where both ends want it."""
+
+    connection: "Connection"
+    gzip_sent = False  # whether this end may compress
+    ended = False  # whether this end has said its last
+    _payload: bytes | None = None
+
+    def peer_header(self, name: str) -> str:
+        return next((value for key, value in self.headers or () if key == name), "")
+
+    @property
+    def closable(self) -> bool:
+        return not self.connection.is_closing() and super().closable
+
+    async def recv_data(self, size: int) -> bytes:
+        if self._payload is not None:
+            payload, self._payload = self._payload, None
+            return payload
+        try:
+            prefix = await super().recv_data(PREFIX.size)
+            if not prefix:
+                return prefix
+            compressed, length = PREFIX.unpack(prefix)
+            if length > MAX_MESSAGE_BYTES:
+                raise too_large()
+            async with asyncio.timeout(STALL_SECONDS if length >= LARGE_MESSAGE_BYTES else None):
+                payload = await super().recv_data(length)
+        except AssertionError:  # so says grpclib's buffer
+            raise GRPCError(Status.INTERNAL, "The message is cut short.") from None
+        except TimeoutError:
+            raise GRPCError(Status.DEADLINE_EXCEEDED, "The message did not come in time.") from None
+        if len(payload) != length:
+            raise GRPCError(Status.INTERNAL, "The message is cut short.")
+        if compressed:
+            coding = self.peer_header("grpc-encoding")
+            if compressed != 1 or coding in ("", "identity"):
+                raise GRPCError(Status.INTERNAL, "The message is marked as compressed, but no grpc-encoding is named.")
+            if coding != "gzip":
+                raise GRPCError(Status.UNIMPLEMENTED, f"The grpc-encoding {coding[:32]!r} is not known here; gzip is.")
+            payload = gunzip(payload)
+        self._payload = payload
+        return PREFIX.pack(0, len(payload))
+
+    async def send_headers(self, headers: Headers, end_stream: bool = False) -> None:
+        if self.connection.is_closing():
+            raise StreamClosedError(self.id or 0)
+        if headers[0][0] == ":status":  # a server's first headers, not its trailers
+            offered = self.peer_header("grpc-accept-encoding").replace(" ", "").split(",")
+            self.gzip_sent = not end_stream and "gzip" in offered
+            headers = [*headers, ("grpc-accept-encoding", "identity,gzip")]
+            if self.gzip_sent:
+                headers.append(("grpc-encoding", "gzip"))
+        await super().send_headers(headers, end_stream)
+        self.ended = end_stream
+
+    async def send_request(
+        self, headers: Headers, end_stream: bool = False, *, _processor: protocol.EventsProcessor
+    ) -> Callable[[], None]:
+        self.gzip_sent = self.connection.gzip
+        if self.gzip_sent:
+            headers = [*headers, ("grpc-encoding", "gzip"), ("grpc-accept-encoding", "identity,gzip")]
+        return await super().send_request(headers, end_stream, _processor=_processor)
+
+    async def send_data(self, data: bytes, end_stream: bool = False) -> None:
+        assert self.id is not None
+        if self.gzip_sent and len(data) >= PREFIX.size + GZIP_MIN_BYTES:
+            packed = gzip.compress(data[PREFIX.size :], GZIP_LEVEL, mtime=0)
+            if len(packed) < len(data) - PREFIX.size:
+                data = PREFIX.pack(1, len(packed)) + packed
+        position = 0
+        while True:
+            size = await self._room(len(data) - position)
+            if self.connection.is_closing():
+                raise StreamClosedError(self.id)
+            piece = data[position : position + size]
+            position += size
+            last = position == len(data)
+            self._h2_connection.send_data(self.id, piece, end_stream=end_stream and last)
+            self.connection.flush()
+            if last:
+                return
+
+    async def _room(self, wanted: int) -> int:
+        """How many bytes the peer takes now, at least one."""
+        assert self.id is not None
+        while True:
+            window = self._h2_connection.local_flow_control_window(self.id)  # can be negative
+            if self.connection.write_ready.is_set() and (window > 0 or not wanted):
+                return min(wanted, max(0, window), self._h2_connection.max_outbound_frame_size)
+            try:
+                async with asyncio.timeout(STALL_SECONDS):
+                    await self.connection.write_ready.wait()
+                    if wanted and not window > 0:
+                        self.window_updated.clear()
+                        await self.window_updated.wait()
+            except TimeoutError:
+                self.reset_nowait(ErrorCodes.ENHANCE_YOUR_CALM)
+                raise GRPCError(Status.RESOURCE_EXHAUSTED, "The answer was not taken in time.") from None
+
+    def window_opened(self) -> None:
+        """The peer takes more, of this stream or of all."""
+        self.window_updated.set()

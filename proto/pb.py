@@ -1,0 +1,250 @@
+"""Words as gRPC messages, and back: the server encodes with it, the client decodes.
+
+1. A word's field and the message's field have the same name, except where the (k) part of `chat.proto` has another
+   (`RENAMED`). A test holds words, messages and JSON together: a field exists in all of them or in none.
+2. A field that a word leaves None is not set. A field that is not set is the word's default, or the type's zero.
+3. A chunk is made once per piece of text, so its encoding counts: 0.5 us with one message that is filled again and
+   again, against 0.95 us for a message of its own and 0.4 us for wire bytes put together by hand, which is not
+   enough to write protobuf a second time. Everything runs on one loop: nobody else sees the message half filled.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any, NamedTuple, TypeVar
+
+from google.protobuf.message import DecodeError, Message
+
+from proto import answers, chat_pb2, events
+from proto.errors import CODES, ChatError, ProtocolError
+from proto.requests import ChatRequest
+
+MAX_INT32 = 2**31 - 1
+
+M = TypeVar("M", bound=Message)
+
+EVENTS: dict[type[Any], tuple[chat_pb2.ChatResponse.Type, dict[str, str]]] = {
+    events.SessionInfo: (chat_pb2.ChatResponse.RESPONSE_START, {}),
+    events.Status: (chat_pb2.ChatResponse.STATUS, {"message": "status_message"}),
+    events.Chunk: (chat_pb2.ChatResponse.CHUNK, {"text": "chunk_text"}),
+    events.Complete: (chat_pb2.ChatResponse.RESPONSE_COMPLETE, {}),
+    events.Error: (chat_pb2.ChatResponse.ERROR, {"message": "error_message"}),
+}
+ANSWERS: dict[type[Any], type[Message]] = {
+    events.Usage: chat_pb2.Usage,
+    answers.SessionCreated: chat_pb2.CreateSessionResponse,
+    answers.SessionSummary: chat_pb2.SessionSummary,
+    answers.SessionList: chat_pb2.ListSessionsResponse,
+    answers.HistoryMessage: chat_pb2.HistoryMessage,
+    answers.TurnSnapshot: chat_pb2.TurnSnapshot,
+    answers.ModelInfo: chat_pb2.ModelInfo,
+    answers.ModelList: chat_pb2.ListModelsResponse,
+    answers.TransportStats: chat_pb2.TransportStats,
+    answers.ServerStats: chat_pb2.ServerStatsResponse,
+}
+NO_USAGE = events.Usage(0, 0, True)
+RENAMED = {"session_duration_seconds": "duration_seconds"}
+
+_WORDS = {message.DESCRIPTOR.full_name: word for word, message in ANSWERS.items()}
+_EVENT_WORDS = {kind: (word, renamed) for word, (kind, renamed) in EVENTS.items()}
+_WHOLE = {"uptime_seconds", "duration_seconds"}  # int32 in the (k) part, fractions elsewhere
+
+
+class Pong(NamedTuple):
+    """The answer to a ping on `Chat`."""
+
+    timestamp: str
+
+
+class SessionUpdate(NamedTuple):
+    """What happened in a session that the caller is a member of; `fields` is the decoded `update_data`."""
+
+    session_id: str
+    update_type: str
+    fields: dict[str, Any]
+    timestamp: str
+
+
+# --- a turn's events ---
+
+_chunk = chat_pb2.ChatResponse(type=chat_pb2.ChatResponse.CHUNK)
+
+
+def encode_event(event: events.Event, session_id: str) -> bytes:
+    """An event of a turn of this session as the bytes of a `ChatResponse`."""
+    if type(event) is events.Chunk:
+        _chunk.session_id = session_id
+        _chunk.chunk_text, _chunk.chunk_number, _chunk.is_final, _chunk.timestamp, _chunk.turn_id, _chunk.seq = event
+        return _chunk.SerializeToString()
+    kind, renamed = EVENTS[type(event)]
+    fields = _fields(event, renamed)
+    return chat_pb2.ChatResponse(**{"type": kind, "session_id": session_id, **fields}).SerializeToString()
+
+
+def from_response(response: chat_pb2.ChatResponse) -> events.Event | Pong | SessionUpdate | None:
+    """What a response says; None for a type that this version does not know.
+
+    An `Error` with seq 0 is no event of a turn, but the answer to a bad request.
+    """
+    if response.type == chat_pb2.ChatResponse.PONG:
+        return Pong(response.timestamp)
+    if response.type == chat_pb2.ChatResponse.SESSION_UPDATE:
+        try:
+            fields = json.loads(response.update_data or "{}")
+        except ValueError:
+            raise ProtocolError("update_data is not valid JSON") from None
+        return SessionUpdate(response.session_id, response.update_type, fields, response.timestamp)
+    if response.type not in _EVENT_WORDS:
+        return None
+    word, renamed = _EVENT_WORDS[response.type]
+    event: events.Event = _word(word, response, renamed)
+    return event
+
+
+def update_response(update: SessionUpdate) -> chat_pb2.ChatResponse:
+    return chat_pb2.ChatResponse(
+        type=chat_pb2.ChatResponse.SESSION_UPDATE,
+        session_id=update.session_id,
+        update_type=update.update_type,
+        update_data=events.dumps(update.fields),
+        timestamp=update.timestamp,
+    )
+
+
+def error_response(error: ChatError, session_id: str, timestamp: str) -> chat_pb2.ChatResponse:
+    """The answer to a request on `Chat` that failed; it belongs to no turn's log and has no seq."""
+    return chat_pb2.ChatResponse(
+        type=chat_pb2.ChatResponse.ERROR,
+        session_id=session_id,
+        error_message=error.message,
+        code=error.code,
+        retryable=error.retryable,
+        turn_id=error.turn_id or "",
+        timestamp=timestamp,
+    )
+
+
+# --- requests ---
+
+
+def ask(request: ChatRequest) -> chat_pb2.ChatRequest:
+    """The client's message, for `Chat` and `StreamChat`."""
+    return chat_pb2.ChatRequest(**{name: value for name, value in request._asdict().items() if value is not None})
+
+
+def asked(message: chat_pb2.ChatRequest) -> ChatRequest:
+    """What a `MESSAGE` asks, still to be checked. An empty field is an absent one."""
+    return ChatRequest(
+        message.message, message.session_id or None, message.model_id or None, message.idempotency_key or None
+    )
+
+
+def after(seq: int) -> int:
+    """A cursor's seq as int32. A greater one is beyond the end of every log, and stays so."""
+    return min(seq, MAX_INT32)
+
+
+# --- answers ---
+
+
+def to_message(word: Any) -> Any:
+    """An answer's word as its message."""
+    return ANSWERS[type(word)](**_fields(word))
+
+
+def to_word(message: Message) -> Any:
+    """The word in an answer."""
+    return _word(_WORDS[message.DESCRIPTOR.full_name], message)
+
+
+def session_messages(
+    detail: answers.SessionDetail,
+) -> tuple[chat_pb2.SessionInfoResponse, chat_pb2.HistoryResponse]:
+    """A session's detail, which gRPC gives in two answers: `GetSessionInfo` and `GetHistory`."""
+    fields = _fields(detail)
+    messages = fields.pop("messages")
+    return (
+        chat_pb2.SessionInfoResponse(success=True, message="Session found", **fields),
+        chat_pb2.HistoryResponse(session_id=detail.session_id, messages=messages),
+    )
+
+
+def session_detail(
+    info: chat_pb2.SessionInfoResponse, history: chat_pb2.HistoryResponse | None = None
+) -> answers.SessionDetail:
+    detail: answers.SessionDetail = _word(answers.SessionDetail, info)
+    return detail._replace(messages=[to_word(item) for item in history.messages]) if history else detail
+
+
+# --- failures, in trailing metadata beside the status ---
+
+
+def error_metadata(error: ChatError) -> dict[str, str]:
+    """What a status does not say: the code, whether to try again and when, the turn that is in the way."""
+    metadata = {"fivewire-code": error.code, "fivewire-retryable": "true" if error.retryable else "false"}
+    if error.retry_after is not None:
+        metadata["retry-after"] = f"{error.retry_after:g}"
+    if error.turn_id is not None:
+        metadata["fivewire-turn-id"] = error.turn_id
+    return metadata
+
+
+def chat_error(status: str, message: str, metadata: Mapping[str, Any]) -> ChatError:
+    """The failure in a status (its name in capitals) and its trailing metadata, which a proxy may have made."""
+    code = str(metadata.get("fivewire-code", ""))
+    if code not in CODES:
+        code = next((name for name, row in CODES.items() if row.grpc == status), "internal")
+    retryable = {"true": True, "false": False}.get(str(metadata.get("fivewire-retryable", "")))
+    try:
+        retry_after = float(metadata["retry-after"])
+    except (KeyError, ValueError):
+        retry_after = None
+    turn_id = str(metadata.get("fivewire-turn-id", "")) or None
+    return ChatError(code, message, retryable=retryable, retry_after=retry_after, turn_id=turn_id)
+
+
+def parse(kind: type[M], data: bytes) -> M:
+    """A message from bytes that nobody has looked at."""
+    try:
+        return kind.FromString(data)
+    except DecodeError:
+        raise ProtocolError(f"not a {kind.DESCRIPTOR.full_name}") from None
+
+
+# --- field by field ---
+
+
+def _fields(word: Any, renamed: Mapping[str, str] = RENAMED) -> dict[str, Any]:
+    fields = {}
+    for name, value in word._asdict().items():
+        if value is not None:
+            name = renamed.get(name, name)
+            fields[name] = int(value) if name in _WHOLE else _plain(value)
+    return fields
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, list):
+        return [to_message(item) for item in value]
+    if isinstance(value, dict):
+        return {key: to_message(item) for key, item in value.items()}
+    return to_message(value) if isinstance(value, tuple) else value
+
+
+def _word(word: Any, message: Message, renamed: Mapping[str, str] = RENAMED) -> Any:
+    fields: dict[str, Any] = {}
+    for name in word._fields:
+        field = message.DESCRIPTOR.fields_by_name.get(renamed.get(name, name))
+        if field is None:
+            fields[name] = []  # a session's messages, which come in another answer
+            continue
+        value = getattr(message, field.name)
+        if field.has_presence and not message.HasField(field.name):
+            value = NO_USAGE if word.__annotations__[name] is events.Usage else None
+        elif isinstance(value, Mapping):
+            value = {key: to_word(item) for key, item in value.items()}
+        elif isinstance(value, Message):
+            value = to_word(value)
+        elif not isinstance(value, (str, int, float)):
+            value = [to_word(item) for item in value]
+        fields[name] = value
+    return word(**fields)

@@ -1,0 +1,197 @@
+"""The composition root: from settings to a running server, and back down again in order."""
+
+import asyncio
+import os
+import socket
+import ssl
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from aiohttp import web
+
+from proto.requests import invalid
+from server.asking import ChatSettings
+from server.catalog import VERTEX_SWITCHES, Catalog, choose_default, gemini_credentials
+from server.chat import Chat
+from server.connection import Hub
+from server.edge import (
+    KEEP_ALIVE_SECONDS,
+    MAX_HEADER_BYTES,
+    MAX_HEADERS,
+    Access,
+    HttpProtocol,
+    max_body_bytes,
+    middleware,
+)  # fmt: skip
+from server.listen import GRPC_ALPN, HTTP_ALPN, Listener, bind, tls_context
+from server.models import Patience, Provider
+from server.models.demo import Demo
+from server.settings import Settings, default_database
+from server.stores import Store
+from server.stores.memory import MemoryStore
+from server.stores.sqlite import SqliteStore
+from server.transports import Route, grpc, grpc_web, pages, rest, stream, websocket
+from server.transports.stream import SSE
+
+DRAIN_SECONDS = 10.0
+LAST_WORDS_SECONDS = 2.0  # for answers under way once every turn has ended
+
+
+class Sockets(NamedTuple):
+    """The bound sockets of a server: they may outlive it, where it is restarted on a code change."""
+
+    http: list[socket.socket]
+    grpc: list[socket.socket]
+
+    def close(self) -> None:
+        for bound in (*self.http, *self.grpc):
+            bound.close()
+
+
+def bind_all(settings: Settings) -> Sockets:
+    """Bind every port of the settings, or none; OSError names what failed."""
+    http = bind(settings.host, settings.port)
+    try:
+        return Sockets(http, bind(settings.host, settings.grpc_port) if settings.grpc_port is not None else [])
+    except OSError:
+        Sockets(http, []).close()
+        raise
+
+
+class App:
+    """One server: its chat, its HTTP application, its listening sockets."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        environ: Mapping[str, str] = os.environ,
+        providers: Sequence[Provider] | None = None,
+    ) -> None:
+        self.settings = settings
+        default, reason = choose_default(settings.model, environ)
+        self.catalog = Catalog(_providers(settings, environ) if providers is None else providers, default, reason)
+        self.store = _store(settings)
+        self.chat = Chat(self.catalog, self.store, ChatSettings(*(getattr(settings, n) for n in ChatSettings._fields)))
+        self.access = Access(settings.allow_origin)
+        self._listeners: list[Listener] = []
+        self._runner: web.AppRunner | None = None
+        self._grpc = grpc.Service(self.chat)
+        self._websockets = Hub(self.chat)
+        self._stopping = False
+
+    async def start(self, sockets: Sockets | None = None) -> None:
+        """Open the store, then listen; on sockets that are bound already where they are handed in."""
+        settings = self.settings
+        tls, grpc_tls = _tls(settings, HTTP_ALPN), _tls(settings, GRPC_ALPN)
+        sockets = sockets or bind_all(settings)
+        try:
+            await self.chat.open()
+        except BaseException:
+            sockets.close()
+            raise
+        self._runner = web.AppRunner(
+            self._application(), access_log=None, handler_cancellation=True, shutdown_timeout=LAST_WORDS_SECONDS
+        )
+        await self._runner.setup()
+        self._listeners = [Listener(sockets.http, self._http_protocol, self._grpc.protocol, tls)]
+        if sockets.grpc:
+            self._listeners.append(Listener(sockets.grpc, None, self._grpc.protocol, grpc_tls))
+        for listener in self._listeners:
+            await listener.start()
+
+    @property
+    def http_url(self) -> str:
+        address = self._listeners[0].addresses[0]
+        host = f"[{address.host}]" if ":" in address.host else address.host
+        return f"{'https' if self.settings.tls_cert else 'http'}://{host}:{address.port}"
+
+    @property
+    def grpc_address(self) -> str | None:
+        return str(self._listeners[1].addresses[0]) if len(self._listeners) > 1 else None
+
+    async def stop(self, drain_seconds: float = DRAIN_SECONDS) -> None:
+        """Drain: the port still answers, with `unavailable` for new turns, until the running ones have ended."""
+        if self._stopping:
+            return
+        self._stopping = True
+        self._grpc.drain()
+        await self.chat.drain(drain_seconds)
+        for listener in self._listeners:
+            listener.stop()
+        await asyncio.gather(self._grpc.stop(LAST_WORDS_SECONDS), self._stop_http())
+        await self.chat.close()
+
+    async def _stop_http(self) -> None:
+        await self._websockets.shut()  # first: from `cleanup` on aiohttp reads nothing, no goodbye either
+        if self._runner is not None:
+            await self._runner.cleanup()
+
+    def _http_protocol(self) -> asyncio.Protocol:
+        assert self._runner is not None and self._runner.server is not None
+        return HttpProtocol(
+            self._runner.server,
+            loop=asyncio.get_running_loop(),
+            access_log=None,
+            keepalive_timeout=KEEP_ALIVE_SECONDS,
+            auto_decompress=False,
+            max_line_size=MAX_HEADER_BYTES,
+            max_field_size=MAX_HEADER_BYTES,
+            max_headers=MAX_HEADERS,
+        )
+
+    def _application(self) -> web.Application:
+        application = web.Application(
+            middlewares=[middleware(self.access)],
+            client_max_size=max_body_bytes(self.settings.max_message_chars),
+        )
+        everything: list[Route] = []
+        extra: dict[str, Any] = {"x-websocket": websocket.MESSAGES}
+        everything += stream.routes(self.chat)
+        everything += websocket.routes(self._websockets)
+        everything += grpc_web.routes(self.chat)
+        everything += rest.routes(self.chat, everything, extra)
+        everything += pages.routes()
+        for route in everything:
+            if route.method == "GET" and SSE.content_type not in route.media:  # HEAD comes with it
+                application.router.add_get(route.path, route.answer_with)
+            else:
+                application.router.add_route(route.method, route.path, route.answer_with)
+        return application
+
+
+def _tls(settings: Settings, alpn: Sequence[str]) -> ssl.SSLContext | None:
+    if not settings.tls_cert:
+        return None
+    try:
+        return tls_context(settings.tls_cert, settings.tls_key, alpn)
+    except OSError as error:  # a file that is not there, or is no PEM
+        raise invalid(f"no TLS with {settings.tls_cert} and {settings.tls_key}: {error.strerror or error}") from None
+
+
+def _store(settings: Settings) -> Store:
+    if settings.store == "memory":
+        return MemoryStore()
+    path = settings.store.removeprefix("sqlite").removeprefix(":")
+    return SqliteStore(Path(path).expanduser() if path else default_database())
+
+
+def _providers(settings: Settings, environ: Mapping[str, str]) -> list[Provider]:
+    """The providers that are configured. An SDK is imported here, at start-up, and only where it is needed: its import
+    takes longer than the rest of the start."""
+    providers: list[Provider] = [Demo()]
+    patience = Patience(settings.first_piece_timeout, settings.next_piece_timeout)
+    credentials = gemini_credentials(environ)
+    if credentials is not None:
+        from server.models.gemini import Gemini
+
+        vertex = credentials in VERTEX_SWITCHES
+        key = None if vertex else environ[credentials]
+        address = environ.get("GOOGLE_VERTEX_BASE_URL" if vertex else "GOOGLE_GEMINI_BASE_URL")
+        providers.append(Gemini(settings.system, patience, key, address, vertex))
+    if environ.get("LOCAL_LLM_URL"):
+        from server.models.openai import OpenAI
+
+        key = environ.get("LOCAL_LLM_API_KEY")
+        providers.append(OpenAI(environ["LOCAL_LLM_URL"], key, settings.system, patience))
+    return providers

@@ -1,0 +1,148 @@
+"""A response body that follows a turn: what the HTTP transports that stream have in common.
+
+1. After the head, events are written straight into the socket's transport by the turn itself (`server.lane`), with the
+   chunked framing of HTTP/1.1 made once per event. aiohttp writes the head before and the last chunk after.
+2. The request's task only waits. When the peer leaves, aiohttp cancels it; the turn goes on for the grace time.
+"""
+
+import asyncio
+from abc import ABC, abstractmethod
+
+from aiohttp import web
+
+from proto.events import Event
+from server.edge import HttpProtocol, Sink, answer_headers
+from server.lane import Follower
+from server.turn import Turn
+
+STREAM_HEADERS = {
+    "Cache-Control": "no-cache, no-transform",
+    "Connection": "keep-alive",
+    "X-Accel-Buffering": "no",
+    "X-Content-Type-Options": "nosniff",
+}
+# Chunks of the usual sizes: to format the number takes longer than the rest.
+_CHUNKS = [b"%x\r\n%%b\r\n" % size for size in range(1024)]
+
+
+class BodyFraming(ABC):
+    """How a turn's events become a body."""
+
+    name: str
+    content_type: str
+    head = b""
+
+    @abstractmethod
+    def encode(self, turn: Turn, event: Event) -> bytes: ...
+
+    def heartbeat(self) -> bytes | None:
+        return None
+
+    def tail(self, late: bool) -> bytes:
+        """What ends the body; `late` when the caller's time was up before the turn's."""
+        return b""
+
+
+class Chunked(BodyFraming):
+    """A framing in HTTP/1.1's chunked coding."""
+
+    def __init__(self, plain: BodyFraming) -> None:
+        self.plain = plain
+        self._encode = plain.encode
+        self.name = plain.name
+        self.content_type = plain.content_type
+        self.head = chunked(plain.head)
+
+    def encode(self, turn: Turn, event: Event) -> bytes:
+        data = self._encode(turn, event)
+        size = len(data)
+        return _CHUNKS[size] % data if 0 < size < 1024 else chunked(data)
+
+    def heartbeat(self) -> bytes | None:
+        beat = self.plain.heartbeat()
+        return None if beat is None else chunked(beat)
+
+    def tail(self, late: bool) -> bytes:
+        return chunked(self.plain.tail(late))
+
+
+def chunked(data: bytes) -> bytes:
+    """One chunk (RFC 9112 section 7.1); none for no data, because an empty one is the last."""
+    return b"%x\r\n%b\r\n" % (len(data), data) if data else b""
+
+
+class BodyReader(Sink):
+    """A body that follows a turn."""
+
+    __slots__ = ("_transport", "done", "follower", "framing", "write")
+
+    def __init__(self, transport: asyncio.Transport, framing: BodyFraming, done: "asyncio.Future[None]") -> None:
+        self.framing = framing
+        self.write = transport.write
+        self.done = done
+        self.follower: Follower | None = None
+        self._transport = transport
+
+    def ended(self, follower: Follower) -> None:
+        if not self.done.done():
+            self.done.set_result(None)
+
+    def buffered(self) -> int:
+        return self._transport.get_write_buffer_size()
+
+    def drop(self, follower: Follower) -> None:
+        self._transport.abort()
+
+    def pause(self) -> None:
+        if self.follower is not None:
+            self.follower.pause()
+
+    def resume(self) -> None:
+        if self.follower is not None:
+            self.follower.resume()
+
+
+async def stream_turn(
+    request: web.Request, turn: Turn, after: int, chunked: Chunked, seconds: float | None = None
+) -> web.StreamResponse:
+    """Answer with the turn's events after a (checked) cursor, to the end, or for so many seconds."""
+    response = web.StreamResponse(
+        headers={
+            **STREAM_HEADERS, "Content-Type": chunked.content_type, "X-Turn-Id": turn.id, **answer_headers(request)
+        }
+    )  # fmt: skip
+    framing: BodyFraming = chunked
+    if request.version >= (1, 1):
+        response.enable_chunked_encoding()
+    else:  # HTTP/1.0, where a stream ends with the connection
+        framing = chunked.plain
+        response.force_close()
+        del response.headers["Connection"]
+    protocol, transport = request.protocol, request.transport
+    turn.attend()
+    try:
+        await response.prepare(request)
+        if transport is None or transport.is_closing():
+            raise ConnectionResetError("the peer has left")
+        reader = BodyReader(transport, framing, asyncio.get_running_loop().create_future())
+        if framing.head:
+            reader.write(framing.head)
+        assert isinstance(protocol, HttpProtocol)
+        protocol.sink = reader
+        follower = turn.follow(reader, after, protocol.writing_paused)
+    finally:
+        turn.neglect()
+    late = False
+    try:
+        async with asyncio.timeout(seconds):
+            await reader.done
+    except TimeoutError:
+        late = True
+    finally:
+        protocol.sink = None
+        follower.close()
+    tail = framing.tail(late)
+    if tail:
+        reader.write(tail)
+    await response.write_eof()
+    return response

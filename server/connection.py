@@ -1,0 +1,395 @@
+"""A WebSocket connection: it joins sessions, asks, and sees everything that happens in them.
+
+1. aiohttp does the handshake, reads, and closes. What is written goes straight into the socket's transport: replies as
+   they are made, the events of turns as ready-made frames that all members share (`server.lane`).
+2. Messages are taken one at a time, and the next one when the peer has room for the answers: whoever floods, or does
+   not read, is not read either.
+3. What the peer does not read piles up only as far as the turns' logs and `MAX_UNREAD_BYTES`; then, or without progress
+   for 30 s, the connection is closed with 4408. The other members notice nothing.
+4. A ping goes out every heartbeat. A peer that has said nothing from one to the next is dead, unless it still takes
+   bytes. aiohttp's own heartbeat would wait for a stalled peer's buffer to empty before it closes.
+5. `leave` is called at once when the peer is gone, and may find a message in the midst of being answered: from then on
+   nothing is joined or followed any more.
+"""
+
+import asyncio
+import contextlib
+import logging
+import secrets
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from aiohttp import WSMsgType, web
+
+from proto import websocket
+from proto.errors import CLOSE_GOING_AWAY, CLOSE_TOO_SLOW, ChatError
+from proto.requests import ChatRequest, invalid
+from server.chat import Chat
+from server.clock import timestamp
+from server.edge import HttpProtocol, Sink
+from server.frames import Frames, Framing
+from server.lane import Follower
+from server.sessions import Session, check_joined
+from server.stats import FRAMEWORK
+from server.turn import Turn
+
+log = logging.getLogger(__name__)
+
+CLOSE_SECONDS = 2.0  # for the peer's half of the closing handshake
+GATHER_SECONDS = 0.02  # updates of one moment: a thousand who come to a room at once tell it to a thousand
+GATHER_UPDATES = 100
+MAX_FOLLOWED = 200  # turns that one connection may follow at once
+MAX_UNREAD_BYTES = 2**20  # of updates; a peer whose transport is full and that still gets them is gone
+MESSAGES_PER_SECOND = 100.0  # read from one connection, in the long run
+BURST_MESSAGES = 300.0
+
+
+@dataclass(slots=True)
+class Hub:
+    """What all connections share."""
+
+    chat: Chat
+    frames: Frames = field(default_factory=Frames)
+    connections: dict["Connection", None] = field(default_factory=dict)
+    down: bool = False
+
+    async def shut(self) -> None:
+        """The server goes down: close every connection. That all leave needs not be told to each."""
+        self.down = True
+        closing = [
+            connection.close(CLOSE_GOING_AWAY, "The server goes down.") for connection in tuple(self.connections)
+        ]
+        if closing:
+            await asyncio.wait(closing)
+
+
+class TurnReader:
+    """Follows one turn on one connection."""
+
+    __slots__ = ("_connection", "follower", "framing", "write")
+
+    def __init__(self, connection: "Connection", framing: Framing) -> None:
+        self._connection = connection
+        self.framing = framing
+        self.write = connection.write
+        self.follower: Follower | None = None
+
+    def ended(self, follower: Follower) -> None:
+        self._connection.ended(follower.turn, self)
+
+    def buffered(self) -> int:
+        return self._connection.buffered()
+
+    def drop(self, follower: Follower) -> None:
+        self._connection.drop()
+
+    def close(self) -> None:
+        if self.follower is not None:
+            self.follower.close()
+
+
+class Connection(Sink):
+    """One open WebSocket: a member of sessions, and a reader of their turns."""
+
+    __slots__ = (
+        "_beat_timer", "_budget", "_busy", "_chat", "_client", "_closing", "_framing", "_heard", "_hub",
+        "_left", "_out", "_paced_at", "_protocol", "_readers", "_room", "_sessions", "_task", "_transport", "_unread",
+        "_updates", "_ws", "connection_id", "write",
+    )  # fmt: skip
+
+    def __init__(
+        self, hub: Hub, ws: web.WebSocketResponse, protocol: HttpProtocol, transport: asyncio.Transport, client: str
+    ) -> None:
+        self.connection_id = secrets.token_hex(8)
+        self.write = transport.write
+        self._hub = hub
+        self._chat = hub.chat
+        self._ws = ws
+        self._protocol = protocol
+        self._transport = transport
+        self._client = client
+        self._framing = hub.frames.framing(int(ws.compress))
+        self._sessions: dict[str, Session] = {}
+        self._readers: dict[str, TurnReader] = {}
+        self._room: asyncio.Future[None] | None = None
+        self._closing: asyncio.Task[None] | None = None
+        self._task: asyncio.Task[None] | None = None  # which reads
+        self._out: asyncio.Future[None] | None = None  # done when it has stopped, so that the connection can be closed
+        self._left = self._busy = False
+        self._heard = True
+        self._unread = 0
+        self._updates: list[bytes] = []  # gathered
+        self._budget = BURST_MESSAGES
+        self._paced_at = time.monotonic()
+        self._beat_timer = asyncio.get_running_loop().call_later(self._chat.settings.heartbeat, self._beat)
+
+    # Reading
+
+    async def run(self) -> None:
+        """Take messages until the connection ends."""
+        info = websocket.ServerInfo(self._chat.catalog.default, FRAMEWORK, websocket.FEATURES)
+        self._say(
+            websocket.Connected(self.connection_id, "Connected: create or join a session, or chat.", info, timestamp())
+        )
+        self._task = asyncio.current_task()
+        try:
+            await self._read()
+        except asyncio.CancelledError:
+            if self._task is None or self._closing is None:
+                raise
+            self._task.uncancel()
+        finally:
+            self._task = None
+            self.leave()
+            if self._out is not None and not self._out.done():
+                self._out.set_result(None)
+        if self._closing is not None:
+            await self._closing
+
+    async def _read(self) -> None:
+        while True:
+            message = await self._ws.receive()
+            self._heard = True
+            if message.type is WSMsgType.TEXT:
+                self._busy = True
+                await self._take(message.data)
+                self._busy = False
+            elif message.type is WSMsgType.BINARY:
+                self._refuse(invalid("Messages are JSON in text frames; this one was binary."), None)
+            elif message.type is WSMsgType.PING:
+                self.write(websocket.frame(message.data, opcode=websocket.PONG))
+            elif message.type is not WSMsgType.PONG:
+                return
+            await self._pace()
+
+    async def _pace(self) -> None:
+        """Before the next message: room for its answer, and not too many of them."""
+        while self._protocol.writing_paused and not self._left:
+            self._room = asyncio.get_running_loop().create_future()
+            await self._room
+        now = time.monotonic()
+        self._budget = min(BURST_MESSAGES, self._budget + (now - self._paced_at) * MESSAGES_PER_SECOND) - 1
+        self._paced_at = now
+        if self._budget < 0:
+            await asyncio.sleep(-self._budget / MESSAGES_PER_SECOND)
+
+    async def _take(self, text: str) -> None:
+        message = None
+        try:
+            message = websocket.decode_client(text, self._chat.settings.max_message_chars)
+            await self._do(message)
+        except ChatError as error:
+            self._refuse(error, message)
+        except Exception:
+            log.exception("a bug: the WebSocket message %s failed", type(message).__name__)
+            self._refuse(ChatError("internal", "The server failed; its log says more."), message)
+
+    async def _do(self, message: websocket.ClientMessage) -> None:
+        match message:
+            case ChatRequest():
+                await self._ask(message)
+            case websocket.CreateSession():
+                check_joined(len(self._sessions))
+                session = await self._chat.new_session(message.model_id)
+                self._say(websocket.Created(session.id, session.model, self.connection_id, timestamp()))
+                self._enter(session)
+            case websocket.JoinSession():
+                await self._join(message.session_id)
+            case websocket.LeaveSession():
+                self._depart(self._joined(message.session_id))
+            case websocket.TypingStart() | websocket.TypingStop():
+                told = {"connection_id": self.connection_id, "typing": type(message) is websocket.TypingStart}
+                self._joined(message.session_id).tell("user_typing", told, but=self)
+            case websocket.Ping():
+                self._say(websocket.Pong(timestamp()))
+            case websocket.Cancel():
+                self._show_end(await self._chat.cancel(message.turn_id))
+            case websocket.Resume():
+                await self._resume(message)
+
+    async def _ask(self, request: ChatRequest) -> None:
+        """Whoever asks in a session is a member of it from then on. Without a session_id it is the one joined last."""
+        if request.session_id is None and self._sessions:
+            request = request._replace(session_id=next(reversed(self._sessions)))
+        if request.session_id not in self._sessions:
+            check_joined(len(self._sessions))
+        turn = await self._chat.send(request, "websocket", self._client)
+        if turn.session_id not in self._sessions:
+            self._enter(await self._chat.session(turn.session_id))
+        if turn.id not in self._readers:
+            self._follow(turn, 0)  # an idempotency key has led to one that has ended
+
+    async def _join(self, session_id: str) -> None:
+        if session_id not in self._sessions:
+            check_joined(len(self._sessions))
+        session = await self._chat.session(session_id)
+        count = session.message_count
+        self._say(websocket.Joined(session.id, session.model, count, self.connection_id, timestamp()))
+        self._enter(session)
+
+    async def _resume(self, message: websocket.Resume) -> None:
+        turn = await self._chat.turn(message.turn_id)
+        after = turn.check_cursor(message.after)
+        if turn.nothing_left(after):
+            self._show_end(turn)
+            return
+        if turn.id not in self._readers:
+            if len(self._readers) >= MAX_FOLLOWED:
+                raise ChatError("rate_limited", f"A connection follows at most {MAX_FOLLOWED} turns at once.")
+            if turn.running:
+                self._chat.admit_reader()
+        self._follow(turn, after)
+
+    def _joined(self, session_id: str | None) -> Session:
+        """The session with this id, or the one joined last."""
+        if session_id is None and self._sessions:
+            session_id = next(reversed(self._sessions))
+        session = self._sessions.get(session_id or "")
+        if session is None:
+            raise invalid("Join the session first." if session_id else "Join a session first.")
+        return session
+
+    # As a member
+
+    def _enter(self, session: Session) -> None:
+        if self._left:
+            return
+        self._sessions.pop(session.id, None)
+        self._sessions[session.id] = session  # the last one is where words without a session_id go
+        self._chat.join(session, self)
+
+    def _depart(self, session: Session) -> None:
+        del self._sessions[session.id]
+        for turn_id, reader in tuple(self._readers.items()):
+            if reader.follower is not None and reader.follower.turn.session_id == session.id:
+                del self._readers[turn_id]
+                reader.close()
+        self._chat.leave(session, self)
+        self._say(websocket.Left(session.id, self.connection_id, timestamp()))
+
+    def turn_started(self, turn: Turn) -> None:
+        if turn.id not in self._readers:
+            self._follow(turn, 0)
+
+    def updated(self, session_id: str, update_type: str, fields: dict[str, Any]) -> None:
+        if update_type == "session_deleted":
+            self._sessions.pop(session_id, None)
+        if self._left or self._hub.down:
+            return
+        if self._protocol.writing_paused:
+            if update_type == "user_typing":
+                return  # old news by the time that it is read
+            if self.buffered() > MAX_UNREAD_BYTES:
+                self.drop()
+                return
+        if not self._updates:
+            asyncio.get_running_loop().call_later(GATHER_SECONDS, self._flush)
+        self._updates.append(self._hub.frames.update(session_id, update_type, fields))
+        if len(self._updates) >= GATHER_UPDATES:
+            self._flush()
+
+    def _flush(self) -> None:
+        """What was gathered goes out in one write, before anything that is said after it."""
+        if self._updates and not self._left:
+            self.write(b"".join(self._updates))
+        self._updates.clear()
+
+    # As a reader of turns
+
+    def _follow(self, turn: Turn, after: int) -> None:
+        if self._left:
+            return
+        known = self._readers.pop(turn.id, None)
+        if known is not None:
+            known.close()
+        self._flush()
+        reader = self._readers[turn.id] = TurnReader(self, self._framing)
+        turn.follow(reader, after, self._protocol.writing_paused)
+
+    def _show_end(self, turn: Turn) -> None:
+        """The end of a turn, to one who does not follow it any more."""
+        if turn.id not in self._readers and turn.terminal is not None:
+            self.write(self._framing.encode(turn, turn.terminal))
+
+    def ended(self, turn: Turn, reader: TurnReader) -> None:
+        if self._readers.get(turn.id) is reader:
+            del self._readers[turn.id]
+
+    def buffered(self) -> int:
+        return self._transport.get_write_buffer_size()
+
+    def pause(self) -> None:
+        for reader in tuple(self._readers.values()):
+            if reader.follower is not None:
+                reader.follower.pause()
+
+    def resume(self) -> None:
+        if self._room is not None and not self._room.done():
+            self._room.set_result(None)
+        for reader in tuple(self._readers.values()):
+            if reader.follower is not None and not self._protocol.writing_paused:
+                reader.follower.resume()
+
+    def lost(self) -> None:
+        self.leave()
+
+    # Writing and closing
+
+    def _say(self, word: websocket.ServerMessage) -> None:
+        self._flush()
+        self.write(websocket.frame(websocket.encode(word).encode()))
+
+    def _refuse(self, error: ChatError, message: websocket.ClientMessage | None) -> None:
+        self._say(websocket.refusal(error, timestamp(), message))
+
+    def _beat(self) -> None:
+        unread = self.buffered()
+        if not self._heard and not self._busy and not 0 < unread < self._unread:
+            self.drop()
+            return
+        self._heard, self._unread = False, unread
+        self.write(websocket.frame(b"", opcode=websocket.PING))
+        self._beat_timer = asyncio.get_running_loop().call_later(self._chat.settings.heartbeat, self._beat)
+
+    def drop(self) -> None:
+        """The peer does not read."""
+        self.close(CLOSE_TOO_SLOW, "Nothing was read for too long: come back with your cursors.")
+
+    def close(self, code: int, reason: str) -> "asyncio.Task[None]":
+        """Say goodbye, then go, whether or not the peer answers."""
+        self._flush()
+        self.leave()
+        if self._closing is None:
+            self._closing = asyncio.get_running_loop().create_task(self._close(code, reason))
+        return self._closing
+
+    async def _close(self, code: int, reason: str) -> None:
+        try:
+            if self._task is not None:
+                # aiohttp, asked to close while somebody receives, would not wait for the peer's half.
+                self._out = asyncio.get_running_loop().create_future()
+                self._task.cancel()
+                await self._out
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(CLOSE_SECONDS):
+                    await self._ws.close(code=code, message=reason.encode(), drain=False)
+        finally:
+            self._transport.abort()
+
+    def leave(self) -> None:
+        """Nothing more is read, and nothing is followed; the others are told. Idempotent."""
+        if self._left:
+            return
+        self._left = True
+        self._beat_timer.cancel()
+        self._hub.connections.pop(self, None)
+        self._chat.stats.websockets -= 1
+        for reader in tuple(self._readers.values()):
+            reader.close()
+        self._readers.clear()
+        sessions, self._sessions = self._sessions, {}
+        for session in sessions.values():
+            self._chat.leave(session, self)
+        if self._room is not None and not self._room.done():
+            self._room.set_result(None)

@@ -1,0 +1,330 @@
+"""The HTTP edge: what every request passes before the core sees it, and the form that every error leaves in.
+
+1. Everything from outside has a type, a size and a time limit here. aiohttp bounds the request line, the headers and
+   the body; it does not bound the time that a body or a head may take, nor look at the Origin: that is done here.
+2. An error is problem+json, also one of aiohttp's own and one about a request that could not be parsed. A bug is logged
+   with its traceback and told as `internal`.
+3. `Access` decides about Origins for HTTP, WebSocket and gRPC-Web alike: a page of another origin gets 403, because
+   neither a WebSocket nor a simple request is held back by CORS.
+"""
+
+import asyncio
+import itertools
+import logging
+import secrets
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.web_protocol import RequestHandler
+
+from proto.answers import Problem
+from proto.errors import CODES, ChatError
+from proto.events import dumps, plain
+from proto.requests import ChatRequest, chat_request, invalid, json_object, sane_request_id
+from server import VERSION, lane
+
+log = logging.getLogger(__name__)
+
+HEAD_SECONDS = 15.0
+BODY_SECONDS = 20.0
+KEEP_ALIVE_SECONDS = 75.0
+MAX_HEADER_BYTES = 8190
+MAX_HEADERS = 64
+JSON_TYPE = "application/json; charset=utf-8"
+PROBLEM_TYPE = "application/problem+json"
+SERVER = f"fivewire/{VERSION}"
+EXPOSED = "X-Request-Id, X-Turn-Id, Retry-After"
+ALLOWED_HEADERS = (
+    "Content-Type, Accept, Idempotency-Key, Last-Event-ID, X-Request-Id, Authorization, X-Grpc-Web, X-User-Agent, "
+    "Grpc-Timeout"
+)
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+_REQUEST_ID = web.RequestKey("request_id", str)
+_ORIGIN: web.RequestKey[str | None] = web.RequestKey("origin")
+_prefix = secrets.token_hex(4)
+_numbers = itertools.count(1)
+
+
+def max_body_bytes(max_message_chars: int) -> int:
+    """A character takes up to 12 bytes as JSON escapes; the rest is for the other fields."""
+    return 12 * max_message_chars + 16 * 1024
+
+
+class Access:
+    """Which pages may speak to this server: its own, and those of the origins that the operator allows."""
+
+    def __init__(self, allowed: Sequence[str] = ()) -> None:
+        self._any = "*" in allowed
+        self._allowed = {origin.rstrip("/").lower() for origin in allowed}
+
+    def check(self, headers: Mapping[str, str]) -> str | None:
+        """The foreign origin that is allowed, None if there is none; ChatError `forbidden` for all others."""
+        origin = headers.get("Origin")
+        if origin is None or _authority(origin) == headers.get("Host", "").lower() != "":
+            return None
+        if self._any or origin.lower() in self._allowed:
+            return origin
+        raise ChatError(
+            "forbidden",
+            f"Pages of this origin may not use this server. Its operator can allow it: --allow-origin {origin[:200]}",
+        )
+
+
+def _authority(origin: str) -> str:
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return ""
+
+
+def request_id(request: web.BaseRequest) -> str:
+    """The caller's, if sane, else made; the same for the life of the request."""
+    known = request.get(_REQUEST_ID)
+    if known is None:
+        known = sane_request_id(request.headers.get("X-Request-Id")) or f"{_prefix}-{next(_numbers):x}"
+        request[_REQUEST_ID] = known
+    return known
+
+
+def answer_headers(request: web.BaseRequest) -> dict[str, str]:
+    """What every answer carries; for a stream, which must say it before it starts."""
+    headers = {"X-Request-Id": request_id(request), "Server": SERVER}
+    origin = request.get(_ORIGIN)
+    if origin is not None:
+        headers["Access-Control-Allow-Origin"] = origin
+        headers["Access-Control-Expose-Headers"] = EXPOSED
+        headers["Vary"] = "Origin"
+    return headers
+
+
+def json_answer(word: Any, status: int = 200) -> web.Response:
+    """A word as JSON."""
+    return web.Response(
+        body=dumps(plain(word)).encode(),
+        status=status,
+        headers={"Content-Type": JSON_TYPE, "Cache-Control": "no-store"},
+    )
+
+
+def problem(error: ChatError, request: web.BaseRequest) -> web.Response:
+    """An error as problem+json."""
+    word = Problem(
+        "about:blank", CODES[error.code].title, error.http, error.message, error.code, error.retryable,
+        request_id(request), error.turn_id,
+    )  # fmt: skip
+    headers = {"Content-Type": PROBLEM_TYPE, "Cache-Control": "no-store"}
+    if error.retry_after is not None:
+        headers["Retry-After"] = str(max(1, round(error.retry_after)))
+    # What is quoted of a request may hold bytes that are no UTF-8.
+    return web.Response(body=dumps(plain(word)).encode("utf-8", "replace"), status=error.http, headers=headers)
+
+
+def middleware(access: Access) -> Any:
+    """The one middleware: Origin, errors, request id."""
+
+    @web.middleware
+    async def edge(request: web.Request, handler: Handler) -> web.StreamResponse:
+        response: web.StreamResponse
+        try:
+            if "Origin" in request.headers:
+                request[_ORIGIN] = access.check(request.headers)
+                if request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers:
+                    response = _preflight(request)
+                else:
+                    response = await handler(request)
+            else:
+                response = await handler(request)
+        except ChatError as error:
+            response = problem(error, request)
+        except web.HTTPException as error:
+            response = problem(_as_chat_error(error, request), request)
+            if isinstance(error, web.HTTPMethodNotAllowed):
+                response.headers["Allow"] = error.headers["Allow"]
+        except (asyncio.CancelledError, ConnectionError):
+            raise  # the peer has left
+        except Exception:
+            log.exception("a bug: %s %s failed", request.method, request.path)
+            if request.writer.output_size:  # the answer has started: a second one in it would only confuse
+                raise ConnectionError("the response has started") from None
+            response = problem(ChatError("internal", "The server failed; its log says more."), request)
+        if not response.prepared:
+            response.headers.update(answer_headers(request))
+        return response
+
+    return edge
+
+
+def _preflight(request: web.Request) -> web.Response:
+    return web.Response(
+        status=204,
+        headers={
+            "Access-Control-Allow-Methods": "GET, POST, DELETE, OPTIONS",
+            "Access-Control-Allow-Headers": ALLOWED_HEADERS,
+            "Access-Control-Max-Age": "600",
+        },
+    )
+
+
+def _as_chat_error(error: web.HTTPException, request: web.Request) -> ChatError:
+    if isinstance(error, web.HTTPMethodNotAllowed):
+        allowed = ", ".join(sorted(error.allowed_methods))
+        return ChatError("invalid_request", f"{request.path} takes {allowed}, not {request.method[:20]}.", http=405)
+    if error.status == 404:
+        return ChatError("not_found", "There is no such route: GET / lists those that there are.")
+    if error.status == 413:
+        return ChatError("too_large", "The body is larger than this server takes.")
+    return ChatError("invalid_request", error.reason or "The request is not valid.", http=error.status)
+
+
+async def read_body(request: web.Request, limit: int) -> bytes:
+    """The whole body, within its limits of size and time."""
+    if (request.content_length or 0) > limit:
+        raise ChatError("too_large", f"The body may have at most {limit} bytes.")
+    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+        # Small bodies gain nothing from it, and a small one could unfold into a very large one.
+        raise ChatError("invalid_request", "Send the body as it is, without a Content-Encoding.", http=415)
+    content = request.content
+    try:
+        if content.is_eof():  # the usual case: head and body came together
+            body = content.read_nowait() if not content.at_eof() else b""
+        else:
+            async with asyncio.timeout(BODY_SECONDS):
+                body = b"".join([piece async for piece in _pieces(content, limit)])
+    except TimeoutError:
+        raise ChatError(
+            "invalid_request", f"The body did not arrive within {BODY_SECONDS:.0f} seconds.", http=408
+        ) from None
+    except web.RequestPayloadError:
+        raise invalid("The body could not be read: it is cut off, or not encoded as its headers say.") from None
+    if len(body) > limit:
+        raise ChatError("too_large", f"The body may have at most {limit} bytes.")
+    return body
+
+
+async def _pieces(content: Any, limit: int) -> Any:
+    size = 0
+    async for piece in content.iter_any():
+        size += len(piece)
+        if size > limit:
+            raise ChatError("too_large", f"The body may have at most {limit} bytes.")
+        yield piece
+
+
+async def read_json(request: web.Request, limit: int, optional: bool = False) -> dict[str, Any]:
+    """The body as a JSON object; with `optional`, no body is an empty object."""
+    body = await read_body(request, limit)
+    if optional and not body.strip():
+        return {}
+    if request.content_type != "application/json":
+        raise ChatError("invalid_request", "Send the body as Content-Type: application/json.", http=415)
+    return json_object(body)
+
+
+async def read_chat_request(request: web.Request, max_message_chars: int) -> ChatRequest:
+    """The chat request in a body, with the idempotency key of the header where there is one."""
+    fields = await read_json(request, max_body_bytes(max_message_chars))
+    key = request.headers.get("Idempotency-Key")
+    if key is not None:
+        if fields.get("idempotency_key") not in (None, key):
+            raise invalid("The header Idempotency-Key and the field idempotency_key differ.")
+        fields["idempotency_key"] = key
+    return chat_request(fields, max_message_chars)
+
+
+def client_name(request: web.BaseRequest) -> str:
+    """Who asks, for the log and for idempotency keys without a session."""
+    return request.remote or "unknown"
+
+
+class Sink:
+    """What writes straight into a connection's transport, and so must know when that is full."""
+
+    __slots__ = ()
+
+    def pause(self) -> None:
+        """The transport's buffer is full."""
+
+    def resume(self) -> None:
+        """It has drained."""
+
+    def lost(self) -> None:
+        """The connection is gone."""
+
+
+class HttpProtocol(RequestHandler):
+    """aiohttp's protocol, that tells a sink of the transport's flow, bounds the head's time, and errs in our form."""
+
+    __slots__ = ("_head_timer", "_stall_timer", "sink")
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.sink: Sink | None = None
+        self._head_timer: asyncio.TimerHandle | None = None
+        self._stall_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._head_timer = self._loop.call_later(HEAD_SECONDS, self._too_slow)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        for timer in (self._head_timer, self._stall_timer):
+            if timer is not None:
+                timer.cancel()
+        if self.sink is not None:
+            self.sink.lost()
+        super().connection_lost(exc)
+
+    def _too_slow(self) -> None:
+        """aiohttp has no limit for the first head; for those after it the keep-alive timer is one."""
+        self._head_timer = None
+        if not self._request_count:
+            self.force_close()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self.sink is not None:
+            self.sink.pause()
+        self._watch(0)
+
+    def _watch(self, buffered: int) -> None:
+        """Plain answers, and what is left of a stream whose turn has ended, have no follower that would notice that the
+        peer takes nothing. A follower, which may have something to say about it, notices first."""
+        transport = self.transport
+        now = transport.get_write_buffer_size() if isinstance(transport, asyncio.WriteTransport) else 0
+        if transport is not None and buffered and now >= buffered:
+            transport.abort()
+        else:
+            self._stall_timer = self._loop.call_later(1.1 * lane.STALL_SECONDS, self._watch, now)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._stall_timer is not None:
+            self._stall_timer.cancel()
+            self._stall_timer = None
+        if self.sink is not None:
+            self.sink.resume()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """A request that aiohttp could not parse, or an exception that no handler caught."""
+        if request.writer.output_size > 0:
+            raise ConnectionError("the response has started")
+        if isinstance(exc, HttpProcessingError):
+            error = ChatError("invalid_request", "The request is not valid HTTP/1.1, or its head is too large.")
+        else:
+            log.error("a bug: the request failed outside of its handler", exc_info=exc)
+            error = ChatError("internal", "The server failed; its log says more.")
+        response = problem(error, request)
+        response.headers.update(answer_headers(request))
+        response.force_close()
+        return response

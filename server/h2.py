@@ -1,0 +1,270 @@
+"""The server's end of HTTP/2 for gRPC: hostile peers, and leaving gracefully.
+
+1. A peer has a budget of frames that cost work and bring nothing (PING, SETTINGS, RST_STREAM, empty DATA ...). It fills
+   up with time; a peer that overdraws it gets GOAWAY with ENHANCE_YOUR_CALM.
+2. A call beyond `MAX_CONCURRENT_STREAMS` is refused, the others live on. Calls count until their task has ended, so
+   that a peer which opens and resets calls faster than they end runs into the limit, not into our memory.
+3. grpclib leaves a call unanswered when its task is cancelled, and keeps it for ever when that happens before the
+   task's first step. Therefore the end of the task, not grpclib, is what closes and releases a call.
+4. Deadlines are kept here: grpclib takes one that is over when the call's task begins for a bug.
+5. Leaving is in two steps (RFC 9113 section 6.8): a GOAWAY that refuses nothing asks the peer to come no more; when the
+   last call has ended, the final GOAWAY names it, and the connection closes. No call falls between.
+"""
+
+import asyncio
+import contextlib
+import logging
+import re
+import time
+from base64 import b64decode
+from binascii import Error as Base64Error
+from collections.abc import Callable, Collection
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
+
+import grpclib.server
+from grpclib.const import Status
+from grpclib.events import _DispatchServerEvents
+from grpclib.exceptions import GRPCError
+from grpclib.metadata import decode_timeout
+from h2.connection import ConnectionState
+from h2.errors import ErrorCodes
+from h2.events import Event as H2Event
+from h2.exceptions import DenialOfServiceError
+from hyperframe.frame import DataFrame, Frame, HeadersFrame, WindowUpdateFrame
+
+from proto.grpc_stream import Codec, Headers
+from proto.h2 import H2, LINGER_SECONDS, MAX_CONCURRENT_STREAMS, MAX_STREAM_ID, Connection, Protocol
+from server.outflow import UNUSED_EVENT, ServerStream
+
+if TYPE_CHECKING:
+    from grpclib._typing import IServable
+
+BUDGET_FRAMES = 2000.0
+BUDGET_FRAMES_PER_SECOND = 200.0
+WINDOW_UPDATE_COST = 0.1  # a fast reader sends many of them in good faith
+MAX_UNREAD_BYTES = 4 * 2**20  # in the socket's buffer; more is what comes of replies that are not read
+PREFACE_SECONDS = 10.0
+IDLE_SECONDS = 600.0
+
+_TIMEOUT = re.compile(r"[0-9]{1,8}[HMSmun]")
+log = logging.getLogger(__name__)
+
+
+class ServerConnection(Connection):
+    stream_class = ServerStream
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.stream_close_waiter = UNUSED_EVENT  # which only a client waits for
+
+
+class ServerH2(H2):
+    """Counts what costs."""
+
+    budget = BUDGET_FRAMES
+
+    def _receive_frame(self, frame: Frame) -> list[H2Event]:
+        if isinstance(frame, WindowUpdateFrame):
+            self.budget -= WINDOW_UPDATE_COST
+        elif not isinstance(frame, (DataFrame, HeadersFrame)) or (
+            isinstance(frame, DataFrame) and not frame.data and "END_STREAM" not in frame.flags
+        ):
+            self.budget -= 1
+        if self.budget < 0:
+            raise DenialOfServiceError("Too many frames that bring nothing.")
+        return super()._receive_frame(frame)
+
+
+class ServerProtocol(Protocol):
+    """One connection of a client."""
+
+    handler: "Calls"
+    h2_class = ServerH2
+    connection_class = ServerConnection
+
+    def __init__(self, server: "GrpcServer") -> None:
+        super().__init__(Calls(server, self), client_side=False)
+        self._server = server
+        self._draining = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._transport = cast(asyncio.Transport, transport)
+        self._fed_at = self.idle_since = time.monotonic()
+        self._timer = asyncio.get_running_loop().call_later(self._server.preface_seconds, self._watch)
+        self._server.connections[self] = None
+
+    def _watch(self) -> None:
+        idle = 0.0 if self.processor.streams else time.monotonic() - self.idle_since
+        if self.connection.is_closing():
+            return
+        if self.connection.h2.state_machine.state is ConnectionState.IDLE:
+            self._transport.abort()  # not even the preface
+        elif idle >= IDLE_SECONDS:
+            self.bye()
+        else:
+            self._timer = asyncio.get_running_loop().call_later(max(1.0, IDLE_SECONDS - idle), self._watch)
+
+    def data_received(self, data: bytes) -> None:
+        now = time.monotonic()
+        h2 = cast(ServerH2, self.connection.h2)
+        h2.budget = min(BUDGET_FRAMES, h2.budget + (now - self._fed_at) * BUDGET_FRAMES_PER_SECOND)
+        self._fed_at = now
+        super().data_received(data)
+
+    def fed(self, events: list[H2Event]) -> None:
+        if self._transport.get_write_buffer_size() > MAX_UNREAD_BYTES:
+            log.info("A peer does not read what it asks for; its connection is dropped")
+            self.bye(ErrorCodes.ENHANCE_YOUR_CALM)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        for stream in tuple(self.processor.streams.values()):
+            outflow = cast(ServerStream, stream).outflow
+            if outflow is not None:
+                outflow.pause()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        for stream in tuple(self.processor.streams.values()):
+            outflow = cast(ServerStream, stream).outflow
+            if outflow is not None and self.connection.write_ready.is_set():
+                outflow.opened()
+
+    def drain(self) -> None:
+        """Ask the peer to come no more, and leave when its calls have ended."""
+        self._draining = True
+        if self.processor.streams:
+            self.connection.goaway(ErrorCodes.NO_ERROR, MAX_STREAM_ID)
+        else:
+            self.bye()
+
+    def call_ended(self) -> None:
+        if not self.processor.streams:
+            self.idle_since = time.monotonic()
+            if self._draining:
+                self.bye()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._timer.cancel()
+        super().connection_lost(exc)
+        self._server.lost(self)
+
+
+class Calls(grpclib.server.Handler):
+    """The calls of one connection."""
+
+    def __init__(self, server: "GrpcServer", protocol: ServerProtocol) -> None:
+        super().__init__(server.mapping, server.codec, None, server.dispatch)
+        self._protocol = protocol
+
+    @property
+    def tasks(self) -> set["asyncio.Task[None]"]:
+        return {*self._tasks.values(), *self._cancelled}
+
+    def accept(self, stream: Any, headers: Headers, release_stream: Callable[[], Any]) -> None:
+        stream.headers = headers
+        if len(self._protocol.processor.streams) > MAX_CONCURRENT_STREAMS:
+            cast(ServerH2, stream.connection.h2).budget -= 1
+            return self._refuse(stream, release_stream, ErrorCodes.REFUSED_STREAM)
+        names = {name for name, _ in headers}
+        if ":method" not in names or ":path" not in names:
+            return self._refuse(stream, release_stream, ErrorCodes.PROTOCOL_ERROR)
+        problem = _bad_header(headers)
+        if problem:
+            stream.refuse(Status.INVALID_ARGUMENT, problem)
+            return self._refuse(stream, release_stream, ErrorCodes.NO_ERROR)
+        timeouts = [value for name, value in headers if name == "grpc-timeout"]
+        if timeouts:
+            seconds = min(map(decode_timeout, timeouts))
+            stream.deadline = self.loop.call_later(seconds, _time_is_up, stream)
+            headers = [header for header in headers if header[0] != "grpc-timeout"]
+        super().accept(stream, headers, release_stream)
+        self._tasks[stream].add_done_callback(partial(self._ended, stream, release_stream))
+        return None
+
+    def _refuse(self, stream: ServerStream, release: Callable[[], Any], code: ErrorCodes) -> None:
+        if stream.closable:
+            stream.reset_nowait(code)
+        release()
+
+    def _ended(self, stream: ServerStream, release: Callable[[], Any], task: "asyncio.Task[None]") -> None:
+        self._tasks.pop(stream, None)
+        self._cancelled.discard(task)
+        if stream.deadline is not None:
+            stream.deadline.cancel()
+        if stream.closable:
+            stream.reset_nowait(ErrorCodes.NO_ERROR if stream.ended else ErrorCodes.CANCEL)
+        if stream.outflow is not None:
+            stream.outflow.close()
+        release()
+        self._protocol.call_ended()
+
+    def cancel(self, stream: Any) -> None:
+        if stream in self._tasks:
+            super().cancel(stream)
+
+
+def _time_is_up(stream: ServerStream) -> None:
+    if stream.wrapper is None:  # its task has not begun
+        stream.deadline = asyncio.get_running_loop().call_later(0.001, _time_is_up, stream)
+    else:
+        stream.wrapper.cancel(GRPCError(Status.DEADLINE_EXCEEDED, "The time of the call is up."))
+
+
+def _bad_header(headers: Headers) -> str | None:
+    """What grpclib would stumble over, and leave the call without an answer."""
+    for name, value in headers:
+        if name == "grpc-timeout" and not _TIMEOUT.fullmatch(value):
+            return "grpc-timeout must be up to 8 digits and a unit."
+        if name.endswith("-bin"):
+            try:
+                b64decode(value + "=" * (-len(value) % 4), validate=True)
+            except (Base64Error, ValueError):
+                return "A -bin header is not base64."
+    return None
+
+
+class GrpcServer:
+    """The services, and the connections that use them. A listener makes the connections with `protocol`."""
+
+    preface_seconds = PREFACE_SECONDS
+
+    def __init__(self, services: Collection["IServable"]) -> None:
+        self.mapping = {path: method for service in services for path, method in service.__mapping__().items()}
+        self.codec = Codec(Status.INVALID_ARGUMENT)
+        self.dispatch = _DispatchServerEvents()
+        self.connections: dict[ServerProtocol, None] = {}
+        self._none_left = asyncio.Event()
+
+    def protocol(self) -> asyncio.Protocol:
+        return ServerProtocol(self)
+
+    def lost(self, connection: ServerProtocol) -> None:
+        self.connections.pop(connection, None)
+        if not self.connections:
+            self._none_left.set()
+
+    def drain(self) -> None:
+        """Ask every client to come no more on its connection."""
+        for connection in tuple(self.connections):
+            connection.drain()
+
+    async def stop(self, seconds: float) -> None:
+        """Let the calls in flight end, for so long, then end what is left."""
+        self.drain()
+        await self._until_none_left(seconds)
+        tasks = {task for connection in self.connections for task in connection.handler.tasks}
+        for connection in tuple(self.connections):
+            connection.bye()
+        if tasks:
+            await asyncio.wait(tasks, timeout=2 * LINGER_SECONDS)
+        await self._until_none_left(2 * LINGER_SECONDS)
+
+    async def _until_none_left(self, seconds: float) -> None:
+        self._none_left.clear()
+        if self.connections:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._none_left.wait()

@@ -1,0 +1,48 @@
+"""Ended turns at hand for those who resume: the youngest of them, within a bound of memory."""
+
+from collections import OrderedDict
+
+from proto.events import GENERATING, SessionInfo, Status
+from server.stores import SavedTurn
+from server.turn import HEAD_EVENTS, Turn
+
+MAX_EVENTS = 100_000
+CHARS_PER_EVENT = 256  # a long message weighs as much as the events whose memory it takes
+
+
+class KeptTurns:
+    def __init__(self) -> None:
+        self.turns: OrderedDict[str, Turn] = OrderedDict()
+        self.events = 0
+
+    def get(self, turn_id: str) -> Turn | None:
+        turn = self.turns.get(turn_id)
+        if turn is not None:
+            self.turns.move_to_end(turn_id)
+        return turn
+
+    def keep(self, turn: Turn) -> None:
+        if turn.id not in self.turns:
+            self.events += _weight(turn)
+            self.turns[turn.id] = turn
+            while self.events > MAX_EVENTS and len(self.turns) > 1:
+                self.events -= _weight(self.turns.popitem(last=False)[1])
+
+    def forget(self, session_id: str) -> None:
+        """The session's turns are gone."""
+        for turn in [turn for turn in self.turns.values() if turn.session_id == session_id]:
+            del self.turns[turn.id]
+            self.events -= _weight(turn)
+
+
+def restored(saved: SavedTurn) -> Turn:
+    """A turn out of what a store kept."""
+    info = SessionInfo(saved.session_id, saved.model, saved.timestamp, saved.id, 1, saved.is_new_session, saved.message)
+    turn = Turn(info, Status(GENERATING, saved.context_messages, saved.omitted_messages, saved.id, 2))
+    turn.restore(saved.chunks, saved.final, saved.terminal)
+    return turn
+
+
+def _weight(turn: Turn) -> int:
+    """The events of an ended turn's log, also when its last is just about to be written, and what its message takes."""
+    return HEAD_EVENTS + turn.chunk_count + 1 + len(turn.message) // CHARS_PER_EVENT

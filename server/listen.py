@@ -1,0 +1,167 @@
+"""Listening: one port for HTTP/1.1 (with WebSocket) and HTTP/2 (gRPC), told apart by the first bytes or by ALPN.
+
+1. Under TLS the order of the ALPN list decides. A browser offers both names, and must get HTTP/1.1, because only gRPC
+   speaks HTTP/2 here; gRPC clients offer `h2` alone and get it.
+2. In clear text an HTTP/2 client starts with a preface of 24 bytes (RFC 9113 section 3.4, prior knowledge) that no
+   HTTP/1.1 request starts with. The first byte that differs decides.
+3. A connection that says nothing is closed after `FIRST_BYTES_SECONDS`. Until it has said something it belongs to
+   nobody, so it is kept track of here, and aborted when listening stops.
+"""
+
+import asyncio
+import contextlib
+import socket
+import ssl
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, cast
+
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+FIRST_BYTES_SECONDS = 10.0
+TLS_HANDSHAKE_SECONDS = 10.0
+TLS_SHUTDOWN_SECONDS = 2.0
+BACKLOG_CONNECTIONS = 1024
+
+HTTP_ALPN = ("http/1.1", "h2")
+GRPC_ALPN = ("h2",)
+
+Factory = Callable[[], asyncio.Protocol]
+
+
+class Address(NamedTuple):
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def bind(host: str, port: int) -> list[socket.socket]:
+    """Bound sockets for every address of a host, all on one port, also where the port is 0. Raises OSError."""
+    found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    with contextlib.ExitStack() as opened:
+        sockets: list[socket.socket] = []
+        for family, kind, protocol, _, address in dict.fromkeys(found):
+            bound = opened.enter_context(socket.socket(family, kind, protocol))
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                # Without this the IPv6 socket of "all addresses" takes the IPv4 ones too, and the next bind fails.
+                bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            try:
+                bound.bind((address[0], port, *address[2:]))
+            except OSError as error:
+                raise OSError(error.errno, f"port {port}: {error.strerror}") from None
+            port = bound.getsockname()[1]
+            sockets.append(bound)
+        opened.pop_all()
+        return sockets
+
+
+def tls_context(certificate: str, key: str | None, alpn: Sequence[str]) -> ssl.SSLContext:
+    """A server's TLS from PEM files."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate, key)
+    context.set_alpn_protocols(alpn)
+    return context
+
+
+class Listener:
+    """Accepts connections on bound sockets and gives each to the protocol that it speaks.
+
+    Without `http` every connection is gRPC's; without `grpc` every connection is HTTP's.
+    """
+
+    def __init__(
+        self,
+        sockets: Sequence[socket.socket],
+        http: Factory | None,
+        grpc: Factory | None,
+        tls: ssl.SSLContext | None = None,
+        first_bytes_seconds: float = FIRST_BYTES_SECONDS,
+    ) -> None:
+        self._sockets = sockets
+        self._http = http
+        self._grpc = grpc
+        self._tls = tls
+        self._first_bytes_seconds = first_bytes_seconds
+        self._servers: list[asyncio.Server] = []
+        self._undecided: set[asyncio.Transport] = set()
+
+    @property
+    def addresses(self) -> list[Address]:
+        return [Address(*bound.getsockname()[:2]) for bound in self._sockets]
+
+    async def start(self) -> None:
+        loop = asyncio.get_running_loop()
+        for bound in self._sockets:
+            server = await loop.create_server(
+                self._protocol,
+                sock=bound,
+                backlog=BACKLOG_CONNECTIONS,
+                ssl=self._tls,
+                ssl_handshake_timeout=TLS_HANDSHAKE_SECONDS if self._tls else None,
+                ssl_shutdown_timeout=TLS_SHUTDOWN_SECONDS if self._tls else None,
+            )
+            self._servers.append(server)
+
+    def stop(self) -> None:
+        """Accept no more, and drop those who have said nothing yet. The others belong to their protocols.
+
+        There is no `wait_closed()`: from Python 3.12 on it waits for connections that are not ours to close.
+        """
+        for server in self._servers:
+            server.close()
+        for transport in list(self._undecided):
+            transport.abort()
+
+    def _protocol(self) -> asyncio.Protocol:
+        if self._http is None or self._grpc is None:
+            only = self._http or self._grpc
+            assert only is not None, "a listener needs a protocol"
+            return only()
+        return _FirstBytes(self._http, self._grpc, self._undecided, self._first_bytes_seconds)
+
+
+class _FirstBytes(asyncio.Protocol):
+    """Looks at the first bytes of a connection, then hands it and them to HTTP or gRPC."""
+
+    def __init__(
+        self, http: Factory, grpc: Factory, undecided: set[asyncio.Transport], first_bytes_seconds: float
+    ) -> None:
+        self._http = http
+        self._grpc = grpc
+        self._undecided = undecided
+        self._seconds = first_bytes_seconds
+        self._head = b""
+        self._timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        tls = transport.get_extra_info("ssl_object")
+        if tls is not None and tls.selected_alpn_protocol() == "h2":
+            self._hand_over(self._grpc)  # which speaks first, and has a time limit of its own
+            return
+        self._undecided.add(self._transport)
+        self._timer = asyncio.get_running_loop().call_later(self._seconds, self._transport.abort)
+
+    def data_received(self, data: bytes) -> None:
+        self._head += data
+        if self._head.startswith(PREFACE):
+            self._hand_over(self._grpc)
+        elif not PREFACE.startswith(self._head):
+            self._hand_over(self._http)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._decided()
+
+    def _decided(self) -> None:
+        self._undecided.discard(self._transport)
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _hand_over(self, factory: Factory) -> None:
+        self._decided()
+        protocol = factory()
+        self._transport.set_protocol(protocol)
+        protocol.connection_made(self._transport)
+        if self._head:
+            protocol.data_received(self._head)

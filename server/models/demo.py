@@ -1,0 +1,242 @@
+"""The built-in model: no network, no key, always the same answer to the same conversation, and aware of all of it.
+
+`demo?chunks=200&rate=40` streams 200 pieces at 40 a second (`rate=0`: as fast as it can), `&fail_after=5` breaks after
+5 pieces: for trying out proxies, clients and load.
+"""
+
+import asyncio
+import logging
+import re
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+from urllib.parse import parse_qsl
+
+from proto.answers import ModelInfo
+from proto.errors import ChatError
+from proto.requests import invalid
+from server.models import Done, End, Message, Pushing, Say, Stop
+
+log = logging.getLogger(__name__)
+
+DEFAULT_RATE = 25.0
+MAX_CHUNKS = 100_000
+MAX_RATE = 10_000.0
+SHORTEST_BEAT_SECONDS = 0.002
+CATCH_UP_SECONDS = 1.0  # a server that was busy for longer starts its beat anew
+MAX_PACES = 64
+BREATH_PIECES = 16  # with rate=0, after how many pieces the others get a turn
+QUOTED_CHARS = 80
+
+_PIECE = re.compile(r"\s*\S+\s*")
+_FILLER = (
+    "A stream is a promise kept in small steps. Each piece arrives when it is ready, carries its number, and can be "
+    "asked for again. Pull the cable in the middle of this sentence, plug it in elsewhere, and the next word is still "
+    "the next word. "
+)
+_WORDS = _PIECE.findall(_FILLER)
+
+
+class Settings(NamedTuple):
+    """What stands behind the `?` of a demo model's id."""
+
+    chunks: int | None = None
+    rate: float = DEFAULT_RATE
+    fail_after: int | None = None
+
+
+class Demo:
+    """The provider of `demo` and `demo?...`."""
+
+    name = "demo"
+
+    def __init__(self) -> None:
+        self._paces: dict[float, Pace] = {}
+        self._models: dict[str, DemoModel] = {}
+
+    def model(self, model_id: str) -> "DemoModel":
+        model = self._models.get(model_id)
+        if model is None:
+            model = DemoModel(model_id, settings(model_id), self._pace)
+            if len(self._models) < 64:  # ids come from strangers
+                self._models[model_id] = model
+        return model
+
+    def _pace(self, rate: float) -> "Pace":
+        pace = self._paces.get(rate)
+        if pace is None:
+            if len(self._paces) >= MAX_PACES:  # rates come from strangers; those in use go on without the table
+                self._paces.clear()
+            pace = self._paces[rate] = Pace(rate)
+        return pace
+
+    async def models(self) -> list[ModelInfo]:
+        return [ModelInfo("demo", self.name)]
+
+    async def close(self) -> None:
+        """Nothing is open."""
+
+
+class DemoModel(Pushing):
+    """One demo model with its settings."""
+
+    def __init__(self, model_id: str, chosen: Settings, pace: Callable[[float], "Pace"]) -> None:
+        self._id = model_id
+        self._settings = chosen
+        self._pace = pace
+
+    @property
+    def id(self) -> str:
+        return self._id
+
+    def push(self, messages: Sequence[Message], say: Say, done: Done) -> Stop:
+        chunks, rate, fail_after = self._settings
+        pieces = _pieces(compose(messages)) if chunks is None else _exactly(chunks)
+        end: End | ChatError
+        if fail_after is None:
+            end = End(pieces.pop())
+        else:
+            pieces = pieces[:fail_after]
+            end = ChatError(
+                "model_error", f"The demo model broke after {len(pieces)} pieces, as asked.", retryable=True
+            )
+        speech = Speech(pieces, end, say, done)
+        if rate:
+            self._pace(rate).add(speech)
+        else:
+            asyncio.get_running_loop().call_soon(speech.hurry)
+        return speech.stop
+
+
+class Speech:
+    """One answer on its way: pieces, then the end."""
+
+    __slots__ = ("_done", "_end", "_left", "_say", "stopped")
+
+    def __init__(self, pieces: list[str], end: End | ChatError, say: Say, done: Done) -> None:
+        self._left = iter(pieces)
+        self._end = end
+        self._say = say
+        self._done = done
+        self.stopped = False
+
+    def stop(self) -> None:
+        self.stopped = True
+
+    def speak(self) -> bool:
+        """The next piece, or the end; whether there is more."""
+        if self.stopped:
+            return False
+        for text in self._left:
+            try:
+                self._say(text)
+            except Exception:  # a bug of the listener is no matter for the others of this beat
+                log.exception("the listener failed")
+                self._done(ChatError("internal", "The server failed while answering; its log says more."))
+                return False
+            return True
+        self._done(self._end)
+        return False
+
+    def hurry(self) -> None:
+        """As fast as it can, with a breath for the others now and then."""
+        for _ in range(BREATH_PIECES):
+            if not self.speak():
+                return
+        asyncio.get_running_loop().call_soon(self.hurry)
+
+
+class Pace:
+    """The beat of all answers of one rate: one timer for all of them, because with thousands of streams a timer and a
+    task each would cost more than the rest of the server."""
+
+    def __init__(self, rate: float) -> None:
+        self._interval = max(1 / rate, SHORTEST_BEAT_SECONDS)
+        self._pieces = rate * self._interval  # how many a beat is worth: 1, but for very high rates
+        self._credit = 0.0
+        self._speeches: list[Speech] = []
+        self._due = 0.0
+
+    def add(self, speech: Speech) -> None:
+        if not self._speeches:
+            self._due = asyncio.get_running_loop().time()
+            self._next()
+        self._speeches.append(speech)
+
+    def _next(self) -> None:
+        """The next beat is due at its time, also when this one was late: a busy server catches up."""
+        loop = asyncio.get_running_loop()
+        self._due += self._interval
+        if self._due < loop.time() - CATCH_UP_SECONDS:
+            self._due = loop.time() + self._interval
+        loop.call_at(self._due, self._beat)
+
+    def _beat(self) -> None:
+        self._credit += self._pieces
+        while self._credit >= 1:
+            self._credit -= 1
+            speeches, self._speeches = self._speeches, []
+            self._speeches += [speech for speech in speeches if speech.speak()]
+        if self._speeches:
+            self._next()
+
+
+def settings(model_id: str) -> Settings:
+    """The settings in a demo model's id, or `invalid_request`."""
+    _, _, query = model_id.partition("?")
+    values: dict[str, float] = {}
+    for name, value in parse_qsl(query, keep_blank_values=True, max_num_fields=8) if query.count("&") < 8 else ():
+        if name not in Settings._fields or not re.fullmatch(r"\d{1,9}(\.\d{1,3})?", value, re.ASCII):
+            raise invalid("A demo model takes whole numbers: demo?chunks=200&rate=40&fail_after=5.")
+        values[name] = float(value)
+    chunks, rate = values.get("chunks"), values.get("rate", DEFAULT_RATE)
+    if (chunks is not None and not 1 <= chunks <= MAX_CHUNKS) or rate > MAX_RATE:
+        raise invalid(f"A demo model makes 1 to {MAX_CHUNKS} chunks, at most {MAX_RATE:.0f} a second.")
+    fail_after = values.get("fail_after")
+    return Settings(int(chunks) if chunks else None, rate, None if fail_after is None else int(fail_after))
+
+
+def _exactly(chunks: int) -> list[str]:
+    """So many pieces of running text."""
+    return (_WORDS * (chunks // len(_WORDS) + 1))[:chunks]
+
+
+def _pieces(text: str) -> list[str]:
+    return _PIECE.findall(text)
+
+
+def compose(messages: Sequence[Message]) -> str:
+    """The answer: what was asked, where the conversation stands, what was said before."""
+    return "".join(_paragraphs(messages)).strip() + "\n"
+
+
+def _paragraphs(messages: Sequence[Message]) -> Iterator[str]:
+    asked = [message.text for message in messages if message.role == "user"]
+    question, earlier = asked[-1], asked[:-1]
+    words = len(question.split())
+    yield f"You said **{_quoted(question)}**"
+    yield f" ({words} word{'s' if words != 1 else ''}). "
+    if not earlier:
+        yield "This is the first message of our conversation, so there is nothing else I could know about you yet. "
+        yield "Say one more thing, and you will see that I remember this one.\n\n"
+    else:
+        yield f"It is message {len(asked)} of our conversation. Before it, you told me:\n\n"
+        shown = earlier[-4:]
+        for number, text in enumerate(shown, len(earlier) - len(shown) + 1):
+            yield f"{number}. {_quoted(text)}\n"
+        yield "\n"
+        if question in earlier:
+            yield f"You asked the very same as message {earlier.index(question) + 1}; I keep my word and say so. "
+        longest = max(earlier, key=len)
+        if len(earlier) > 1:
+            yield f"The longest of these was {_quoted(longest)}. "
+    yield "I am the `demo` model: I need no key and no network, I answer the same conversation with the same words, "
+    yield "and I speak one word at a time, so that you can watch a stream work:\n\n"
+    yield "- every word you see is an event with a number of its own,\n"
+    yield "- a lost connection goes on behind the last number you have,\n"
+    yield "- and it may go on over **another transport** than the one it began on.\n"
+
+
+def _quoted(text: str) -> str:
+    """A message on one line, shortened, with what markdown would take for its own left out."""
+    line = re.sub(r"[*_`#<>\[\]\\]", "", " ".join(text.split()))
+    return f"“{line if len(line) <= QUOTED_CHARS else line[: QUOTED_CHARS - 1].rstrip() + '…'}”"

@@ -1,0 +1,148 @@
+"""What a store is to the chat: where sessions and turn logs outlive the process.
+
+1. Nothing here blocks the event loop. Reads are awaited; `begin` and `end` report through a callback, on the loop (a
+   store that can answer at once calls back before it returns), so that a caller who is cancelled meanwhile leaves no
+   half-begun turn behind. `checkpoint` reports nothing.
+2. When `begin`, `create`, `clear` or `delete` has reported success, it is on disk (where there is a disk).
+3. A turn's log is kept as its parts: what `session_info` and `status` say, chunk texts with their timestamps, and the
+   terminal event. Events read back are equal to those that were sent, to the byte.
+4. Trouble with the disk is ChatError `unavailable`; a file that cannot be used is `StoreRefused`, at `open` only.
+5. Parts may overlap or come twice: chunk numbers decide, so that there is never a chunk twice, nor one behind a hole.
+6. What is handed over belongs to the store: a sequence of chunks must not change afterwards.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from operator import attrgetter
+from typing import NamedTuple, Protocol
+
+from proto.answers import HistoryMessage
+from proto.errors import ChatError
+from proto.events import Complete, Error
+
+IDEMPOTENCY_SECONDS = 24 * 3600
+
+
+class StoreRefused(Exception):
+    """The store cannot be used as it is; the message names the file and says what to do."""
+
+
+class SavedSession(NamedTuple):
+    """A session's row. Times are seconds since the epoch; `active_at` orders the list of sessions."""
+
+    id: str
+    model: str
+    created_at: float
+    active_at: float
+    user_messages: int
+    model_messages: int
+    input_tokens: int
+    output_tokens: int
+    cost: float
+
+
+class SavedTurn(NamedTuple):
+    """A turn's log in parts; `final` says that the last chunk carries `is_final`. Chunks are as in `Part`."""
+
+    id: str
+    session_id: str
+    model: str
+    message: str
+    started_at: float
+    timestamp: str
+    is_new_session: bool
+    context_messages: int
+    omitted_messages: int
+    chunks: Sequence[str] = ()
+    final: bool = False
+    terminal: Complete | Error | None = None
+
+
+class Part(NamedTuple):
+    """Chunks of a growing answer, from chunk number `first` on (1 is the first of the turn): text, timestamp, text,
+    timestamp. A flat list of strings costs the garbage collector nothing, however many turns are kept."""
+
+    turn_id: str
+    first: int
+    chunks: Sequence[str]
+
+
+class Key(NamedTuple):
+    """An idempotency key; `scope` is the session's id, or tells the client where no session was named."""
+
+    scope: str
+    key: str
+
+
+Done = Callable[[ChatError | None], None]
+
+
+class Store(Protocol):
+    @property
+    def name(self) -> str:
+        """As in `--store`: memory, sqlite:PATH."""
+
+    async def open(self) -> None:
+        """Get ready. Turns that a dead process left without an end get the `error` event `interrupted`."""
+
+    async def close(self) -> None:
+        """Write what is pending, then let go."""
+
+    @property
+    def healthy(self) -> bool:
+        """False while writing fails."""
+
+    async def session(self, session_id: str) -> SavedSession | None: ...
+
+    async def sessions(self, limit: int, before: tuple[float, str] | None) -> list[SavedSession]:
+        """Newest activity first, at most `limit`, those older than `before` = (active_at, id)."""
+
+    async def count(self) -> int:
+        """How many sessions there are."""
+
+    async def history(self, session_id: str) -> list[HistoryMessage]:
+        """The messages since the last clear, oldest first: a turn's user message and, if it has any text, its answer.
+        A model message's timestamp is that of its turn's end (of its last chunk while it runs)."""
+
+    async def turn(self, turn_id: str) -> SavedTurn | None: ...
+
+    async def keyed(self, key: Key) -> str | None:
+        """The id of the turn that was begun with this key in the last 24 hours."""
+
+    async def create(self, session: SavedSession) -> None: ...
+
+    def begin(self, session: SavedSession, turn: SavedTurn, key: Key | None, done: Done) -> None:
+        """A new turn: its row and the session's (inserted or updated)."""
+
+    def checkpoint(self, parts: Sequence[Part]) -> None:
+        """More of the answers that are growing. A failure is logged, and made good by `end`."""
+
+    def end(self, session: SavedSession, part: Part, final: bool, terminal: Complete | Error, done: Done) -> None:
+        """The rest of a turn's chunks and its last event, and the session's new figures. On failure `done` is told,
+        once, and the store keeps them and tries again until it can write; reads see them meanwhile."""
+
+    async def clear(self, session: SavedSession) -> None:
+        """Take the session's turns out of its history; they can still be followed. `session` has the new figures."""
+
+    async def delete(self, session_id: str) -> None:
+        """Remove the session, its turns and its keys."""
+
+
+def joined(parts: Iterable[Part]) -> list[str]:
+    """The chunks of a turn's parts, from number 1 up to the first hole."""
+    chunks: list[str] = []
+    for part in sorted(parts, key=attrgetter("first")):
+        known = len(chunks) // 2 + 1 - part.first
+        if known < 0:
+            break
+        chunks += part.chunks[2 * known :]
+    return chunks
+
+
+def messages(turn: SavedTurn) -> list[HistoryMessage]:
+    """What a turn adds to its session's history."""
+    asked = HistoryMessage("user", turn.message, turn.id, turn.timestamp)
+    text = "".join(turn.chunks[::2])
+    if not text:
+        return [asked]
+    ended = turn.terminal.timestamp if turn.terminal else turn.chunks[-1]
+    return [asked, HistoryMessage("model", text, turn.id, ended)]

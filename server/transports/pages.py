@@ -1,0 +1,96 @@
+"""The pages: `/demo` and `/docs` with their files, and the `.proto` file that clients are generated from.
+
+1. Files are read once, at start-up: no path of a request ever reaches the file system.
+2. A page may load and connect to nothing but this server, and runs no inline script or style: whatever a model or a
+   stranger writes into a conversation cannot become code.
+"""
+
+import hashlib
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from typing import NamedTuple
+
+from aiohttp import web
+
+from proto.errors import ChatError
+from server.transports import Route
+
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data: blob:; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+HEADERS = {
+    "Cache-Control": "no-cache",
+    "Content-Security-Policy": POLICY,
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+    ".proto": "text/plain; charset=utf-8",
+}
+
+
+class File(NamedTuple):
+    body: bytes
+    headers: dict[str, str]
+    etag: str
+
+
+def _read(entry: Traversable) -> File:
+    body = entry.read_bytes()
+    etag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
+    suffix = "." + entry.name.rpartition(".")[2]
+    return File(body, {**HEADERS, "Content-Type": TYPES[suffix], "ETag": etag}, etag)
+
+
+def _tree(folder: Traversable, below: str = "") -> dict[str, File]:
+    """Every file of a folder that a page can use, by its path below the folder."""
+    found = {}
+    for entry in folder.iterdir():
+        if entry.is_dir():
+            found.update(_tree(entry, f"{below}{entry.name}/"))
+        elif entry.name.endswith((".html", ".css", ".js", ".svg")):
+            found[below + entry.name] = _read(entry)
+    return found
+
+
+def _answer(request: web.Request, file: File) -> web.Response:
+    known = request.headers.get("If-None-Match", "")
+    if known == "*" or file.etag in known:
+        return web.Response(status=304, headers={**HEADERS, "ETag": file.etag})
+    return web.Response(body=file.body, headers=file.headers)
+
+
+def routes() -> list[Route]:
+    tree = _tree(files("web"))
+    proto = _read(files("proto") / "chat.proto")
+
+    async def demo(request: web.Request) -> web.StreamResponse:
+        return _answer(request, tree["demo.html"])
+
+    async def docs(request: web.Request) -> web.StreamResponse:
+        return _answer(request, tree["docs.html"])
+
+    async def asset(request: web.Request) -> web.StreamResponse:
+        file = tree.get(request.match_info["path"])
+        if file is None:
+            raise ChatError("not_found", "The pages have no such file.")
+        return _answer(request, file)
+
+    async def definition(request: web.Request) -> web.StreamResponse:
+        return _answer(request, proto)
+
+    html = ("text/html",)
+    return [
+        Route("GET", "/demo", demo, "The demo: one chat over five wires, in a browser", media=html),
+        Route("GET", "/docs", docs, "The interactive documentation", media=html),
+        Route(
+            "GET", "/chat.proto", definition, "The gRPC service, to generate a client from", media=("text/plain",)
+        ),
+        Route("GET", "/web/{path:.+}", asset, "The files of the pages", listed=False),
+    ]  # fmt: skip

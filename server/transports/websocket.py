@@ -1,0 +1,58 @@
+"""The WebSocket's route: the handshake, who may come in, and what the documentation says of its messages."""
+
+from aiohttp import web
+
+from proto.errors import CLOSE_GOING_AWAY, CLOSE_NOT_ALLOWED, CLOSE_TOO_BIG, CLOSE_TOO_SLOW, CLOSE_TRY_LATER
+from proto.requests import invalid
+from proto.websocket import ADDED, CLIENT, SERVER
+from server.connection import CLOSE_SECONDS, Connection, Hub
+from server.edge import HttpProtocol, answer_headers, client_name, max_body_bytes
+from server.openapi import Messages
+from server.transports import Route
+
+MESSAGES = Messages(
+    "/ws",
+    CLIENT,
+    SERVER,
+    ADDED,
+    {
+        CLOSE_GOING_AWAY: "The server goes down.",
+        CLOSE_NOT_ALLOWED: "Not allowed. (A page of a foreign origin is refused before, with 403.)",
+        CLOSE_TOO_BIG: "A message was larger than the server takes.",
+        CLOSE_TRY_LATER: "The server has all the connections that it takes, or goes down.",
+        CLOSE_TOO_SLOW: "Nothing was read for too long: come back with your cursors.",
+    },
+)
+
+
+def routes(hub: Hub) -> list[Route]:
+    chat = hub.chat
+    max_message_bytes = max_body_bytes(chat.settings.max_message_chars)
+
+    async def open_websocket(request: web.Request) -> web.StreamResponse:
+        ws = web.WebSocketResponse(timeout=CLOSE_SECONDS, autoping=False, max_msg_size=max_message_bytes)
+        if not ws.can_prepare(request):
+            raise invalid("This route is a WebSocket: connect with 'Upgrade: websocket', version 13.")
+        ws.headers.update(answer_headers(request))
+        full = chat.stats.websockets >= chat.settings.max_streams
+        await ws.prepare(request)
+        protocol, transport = request.protocol, request.transport
+        if transport is None or transport.is_closing():
+            raise ConnectionResetError("the peer has left")
+        assert isinstance(protocol, HttpProtocol)
+        chat.stats.websockets += 1
+        connection = protocol.sink = Connection(hub, ws, protocol, transport, client_name(request))
+        hub.connections[connection] = None
+        if chat.draining or full:
+            await connection.close(CLOSE_TRY_LATER, MESSAGES.close_codes[CLOSE_TRY_LATER])
+        else:
+            await connection.run()
+        return ws
+
+    return [
+        Route(
+            "GET", "/ws", open_websocket, "The WebSocket: sessions and their answers, live",
+            "JSON messages in text frames, both ways; `x-websocket` in this document describes them.",
+            errors=("invalid_request", "forbidden"), status=101,
+        ),
+    ]  # fmt: skip

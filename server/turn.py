@@ -1,0 +1,282 @@
+"""A turn: one user message and the answer being produced for it, as an append-only log that readers follow.
+
+1. The log is the only buffer (`server.lane` says how it is read).
+2. `chunk` is the hot path: it runs once per piece of every answer. What can be done per turn is not done there.
+3. `seal` appends the terminal event. It is called once, after the store has the whole turn.
+4. While nobody attends a running turn, a grace timer runs; then the turn is cancelled.
+"""
+
+import asyncio
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+
+from proto.answers import TurnSnapshot
+from proto.events import Chunk, Complete, Error, Event, SessionInfo, Status
+from proto.requests import invalid
+from server.clock import seconds_of, timestamp
+from server.lane import Follower, Lane, Observer, Outbox, Reader
+
+HEAD_EVENTS = 2  # session_info and status; chunk n has seq HEAD_EVENTS + n
+
+
+class Turn:
+    """The log and its readers. The chat drives it; transports follow it."""
+
+    def __init__(
+        self,
+        info: SessionInfo,
+        status: Status,
+        *,
+        transport: str = "",
+        client: str = "",
+        observer: Observer | None = None,
+        grace: float = 0.0,
+        heartbeat: float = 0.0,
+        outbox: Outbox | None = None,
+    ) -> None:
+        self.id = info.turn_id
+        self.session_id = info.session_id
+        self.model = info.model
+        self.message = info.message
+        self.transport = transport
+        self.client = client
+        self.info = info
+        self.status = status
+        self.last_seq = 0
+        self.terminal: Complete | Error | None = None
+        self.final = False
+        self._said: list[str] = []  # text, timestamp, text, timestamp: no object per chunk that would stay
+        self.retry_after: float | None = None  # seconds that a failed model asks for
+        self.stored = 0  # chunks that the store was given
+        self.started_at = time.monotonic()
+        self.first_chunk_at: float | None = None
+        self.stop: Callable[[], object] = _nothing  # cancels the task that asks the model
+        self._observer = observer
+        self._grace = grace
+        self._heartbeat = heartbeat
+        self._outbox = outbox
+        self._lanes: tuple[Lane, ...] = ()
+        self._attended = 0
+        self._grace_timer: asyncio.TimerHandle | None = None
+        self._beat_timer: asyncio.TimerHandle | None = None
+        self._waiters: list[asyncio.Future[None]] = []
+
+    # What the log says
+
+    @property
+    def running(self) -> bool:
+        return self.terminal is None
+
+    @property
+    def chunk_count(self) -> int:
+        return len(self._said) // 2
+
+    def chunks_up_to(self, seq: int) -> int:
+        """How many of the events up to this seq are chunks."""
+        return max(0, min(seq - HEAD_EVENTS, self.chunk_count))
+
+    def chunks_after(self, number: int) -> list[str]:
+        """Text, timestamp, text, timestamp of the chunks after this one, as the stores keep them."""
+        return self._said[2 * number :]
+
+    def events(self, after: int, most: int) -> list[Event]:
+        """The events after a seq, so many at the most."""
+        stop = min(after + most, self.last_seq)
+        return [self.event(seq) for seq in range(after + 1, stop + 1)]
+
+    @property
+    def log(self) -> list[Event]:
+        """All events so far."""
+        return self.events(0, self.last_seq)
+
+    def event(self, seq: int) -> Event:
+        said, number = self._said, seq - HEAD_EVENTS
+        place, count = 2 * number, len(said)
+        if 0 < place <= count:
+            return Chunk(said[place - 2], number, self.final and place == count, said[place - 1], self.id, seq)
+        if place > 0:
+            assert self.terminal is not None
+            return self.terminal
+        return self.status if seq == HEAD_EVENTS else self.info
+
+    @property
+    def text(self) -> str:
+        """The answer so far."""
+        return "".join(self._said[::2])
+
+    @property
+    def time_to_first_chunk(self) -> float | None:
+        return None if self.first_chunk_at is None else self.first_chunk_at - self.started_at
+
+    @property
+    def state(self) -> str:
+        if self.terminal is None:
+            return "running"
+        if isinstance(self.terminal, Error):
+            return "interrupted" if self.terminal.code == "interrupted" else "failed"
+        return "cancelled" if self.terminal.finish_reason == "cancelled" else "complete"
+
+    def snapshot(self) -> TurnSnapshot:
+        text, end = self.text, self.terminal
+        done = end if isinstance(end, Complete) else None
+        failed = end if isinstance(end, Error) else None
+        return TurnSnapshot(
+            turn_id=self.id,
+            session_id=self.session_id,
+            model=self.model,
+            status=self.state,
+            message=self.message,
+            text=text,
+            last_seq=self.last_seq,
+            started_at=self.info.timestamp,
+            ended_at=end.timestamp if end else None,
+            processing_time=done.processing_time if done else None,
+            time_to_first_chunk=done.time_to_first_chunk if done else self.time_to_first_chunk,
+            finish_reason=done.finish_reason if done else None,
+            usage=done.usage if done else None,
+            text_sha256=done.text_sha256 if done else sha256(text) if end else None,
+            code=failed.code if failed else None,
+            error=failed.message if failed else None,
+        )
+
+    # Writing the log
+
+    def begin(self) -> None:
+        self.last_seq = HEAD_EVENTS
+
+    def chunk(self, text: str, final: bool = False) -> None:
+        """The hot path: once per piece of every answer."""
+        self._said += (text, timestamp())
+        self.last_seq += 1
+        if self.first_chunk_at is None:
+            self.first_chunk_at = time.monotonic()
+        if final:
+            self.final = True
+        for lane in self._lanes:
+            lane.push()
+
+    def seal(self, terminal: Complete | Error) -> None:
+        """The end: the last event, and everybody is told."""
+        self.last_seq += 1
+        self.terminal = terminal
+        self.stop = _nothing
+        for timer in (self._grace_timer, self._beat_timer):
+            if timer is not None:
+                timer.cancel()
+        self._grace_timer = self._beat_timer = None
+        for lane in self._lanes:
+            lane.push()
+            for follower in tuple(lane.live):
+                follower.end()
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+        self._waiters.clear()
+
+    def restore(self, chunks: Sequence[str], final: bool, terminal: Complete | Error | None) -> None:
+        """Fill the log with what a store kept."""
+        self._said = list(chunks)
+        self.final = final
+        self.terminal = terminal
+        self.last_seq = HEAD_EVENTS + self.chunk_count + (terminal is not None)
+
+    # Reading it
+
+    def check_cursor(self, after: int) -> int:
+        """The cursor to go on from. One beyond the end is refused; but a crash may have taken events that were not yet
+        on disk, so in an interrupted turn it means the tail, and is answered by the terminal event."""
+        if after > self.last_seq:
+            if self.state != "interrupted":
+                raise invalid(f"The cursor is beyond the end: the last seq of this turn is {self.last_seq}.")
+            return self.last_seq - 1
+        return after
+
+    def nothing_left(self, after: int) -> bool:
+        """Whether a reader with this (checked) cursor has had everything that will ever be."""
+        return self.terminal is not None and after == self.last_seq
+
+    def follow(self, reader: Reader, after: int = 0, paused: bool = False) -> Follower:
+        """Write what there is after the cursor to the reader, then push what comes; `paused` if its transport is full,
+        and will say so when it is not."""
+        after = self.check_cursor(after)
+        framing = reader.framing
+        for lane in self._lanes:
+            if lane.framing is framing:
+                break
+        else:
+            lane = Lane(self, framing, self._outbox)
+            self._lanes = (*self._lanes, lane)
+        follower = reader.follower = Follower(self, reader, after, lane)
+        self.attend()
+        if self._observer is not None:
+            self._observer.joined(follower)
+        if paused:
+            follower.pause()
+        else:
+            follower.catch_up()
+        if self._beat_timer is None and self.terminal is None and self._heartbeat:
+            self._beat_timer = asyncio.get_running_loop().call_later(self._heartbeat, self._beat)
+        return follower
+
+    def attend(self) -> None:
+        """Somebody is interested: no grace timer while that is so. Undone by `neglect`."""
+        self._attended += 1
+        if self._grace_timer is not None:
+            self._grace_timer.cancel()
+            self._grace_timer = None
+
+    def neglect(self) -> None:
+        self._attended -= 1
+        self.check_attendance()
+
+    def check_attendance(self) -> None:
+        """With nobody following, the turn goes on for the grace time, then it is cancelled."""
+        if not self._attended and self.terminal is None and self._grace_timer is None:
+            self._grace_timer = asyncio.get_running_loop().call_later(self._grace, self._abandoned)
+
+    async def ended(self) -> None:
+        """Wait for the end, as one who attends."""
+        if self.terminal is not None:
+            return
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        self.attend()
+        try:
+            await waiter
+        finally:
+            self.neglect()
+
+    def left(self, follower: Follower) -> None:
+        lane = follower.lane
+        if not lane.live and not lane.behind:
+            self._lanes = tuple(other for other in self._lanes if other is not lane)
+        if self._observer is not None:
+            self._observer.left(follower)
+        self.neglect()
+
+    def _abandoned(self) -> None:
+        self._grace_timer = None
+        self.stop()
+
+    def _beat(self) -> None:
+        """After so much silence, a sign of life to every live reader; one timer per turn, none per chunk."""
+        silence = time.time() - seconds_of(self._said[-1] if self._said else self.info.timestamp)
+        wait = min(self._heartbeat, self._heartbeat - silence)  # the clock may have been set back
+        if wait <= 0.001:
+            wait = self._heartbeat
+            for lane in self._lanes:
+                beat = lane.framing.heartbeat()
+                if beat is not None:
+                    lane.flush()
+                    for write in tuple(lane.live.values()):
+                        write(beat)
+        self._beat_timer = asyncio.get_running_loop().call_later(wait, self._beat) if self._lanes else None
+
+
+def sha256(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _nothing() -> None:
+    """The turn has ended, or does not run here: there is nothing to stop."""

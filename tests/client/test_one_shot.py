@@ -1,0 +1,188 @@
+"""One message, or a pipe of them: the same text and the same events on every protocol, and exit codes that tell."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from client.settings import PROTOCOLS
+
+ROOT = Path(__file__).parent.parent.parent
+WAIT_SECONDS = 30
+TIMES = {"timestamp", "processing_time", "time_to_first_chunk"}
+IDS = {"session_id", "turn_id"}
+FAST = "demo?chunks=12&rate=0"
+
+
+def client(url: str, *arguments: str, env: dict[str, str] | None = None, **streams: Any) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-m", "client", "--server", url, *arguments],
+        cwd=ROOT,
+        env={**os.environ, **(env or {})},
+        **{"text": True, "stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **streams},
+    )
+
+
+def result(process: "subprocess.Popen[str]", typed: str | None = None) -> tuple[int, str, str]:
+    out, err = process.communicate(typed, timeout=WAIT_SECONDS)
+    return process.returncode, out, err
+
+
+def ask(url: str, *arguments: str, typed: str | None = None, env: dict[str, str] | None = None) -> tuple[int, str, str]:
+    streams = {} if typed is None else {"stdin": subprocess.PIPE}
+    return result(client(url, *arguments, env=env, **streams), typed)
+
+
+def bare(lines: str) -> list[dict[str, Any]]:
+    """Events without what differs from turn to turn: times, and ids but for which are the same."""
+    seen: dict[str, str] = {}
+    events = []
+    for line in lines.splitlines():
+        event = {name: value for name, value in json.loads(line).items() if name not in TIMES}
+        for name in IDS & event.keys():
+            event[name] = seen.setdefault(event[name], f"{name} {len(seen)}")
+        events.append(event)
+    return events
+
+
+CONVERSATION = 'Hello\n\nWhat did I say?  Grüße, 世界 \\ "quoted"\n'
+
+
+def test_every_protocol_tells_the_same(start_server: Callable[..., Any]) -> None:
+    url = start_server("--model", "demo?rate=0").url
+    runs = {
+        (name, how): client(url, "--protocol", name, *flags, stdin=subprocess.PIPE)
+        for name in PROTOCOLS
+        for how, flags in (("text", []), ("json", ["--json"]))
+    }
+    results = {key: result(process, CONVERSATION) for key, process in runs.items()}
+    assert {key: (code, err) for key, (code, _, err) in results.items()} == dict.fromkeys(runs, (0, ""))
+    texts = {results[name, "text"][1] for name in PROTOCOLS}
+    assert len(texts) == 1
+    events = bare(results["sse", "json"][1])
+    for name in PROTOCOLS:
+        assert bare(results[name, "json"][1]) == events, name
+    assert [event["type"] for event in events if event["type"] != "chunk"] == [
+        "session_info", "status", "complete", "session_info", "status", "complete",
+    ]  # fmt: skip
+    joined = "".join(event.get("text", "\0") for event in events if event["type"] in ("chunk", "complete"))
+    answers = [answer.rstrip("\n") + "\n" for answer in joined.split("\0")[:2]]
+    assert texts == {"".join(answers)}
+    assert "世界" in answers[1] and "Hello" in answers[1], "the second answer knows the first message"
+
+
+def on_every_protocol(url: str, *arguments: str) -> dict[str, tuple[int, str, str]]:
+    """The same command line on all of them, at the same time."""
+    runs = {name: client(url, "--protocol", name, *arguments) for name in PROTOCOLS}
+    return {name: result(process) for name, process in runs.items()}
+
+
+def test_a_model_that_breaks(start_server: Callable[..., Any]) -> None:
+    url = start_server("--model", "demo?chunks=5&rate=0&fail_after=2").url
+    for name, (code, out, err) in on_every_protocol(url, "--json", "hi").items():
+        assert (code, err) == (1, "fivewire: The demo model broke after 2 pieces, as asked.\n"), name
+        types = [event["type"] for event in bare(out)]
+        assert types == ["session_info", "status", "chunk", "chunk", "error"], name
+
+
+def test_refusals_are_told(start_server: Callable[..., Any]) -> None:
+    for name, (code, out, err) in on_every_protocol(start_server().url, "--model", "nonsense", "hi").items():
+        assert (code, out) == (1, ""), name
+        assert err.startswith("fivewire: There is no model 'nonsense'") and err.count("\n") == 1, name
+
+
+def test_no_connection() -> None:
+    for name, (code, out, err) in on_every_protocol("http://127.0.0.1:9", "hi").items():
+        assert (code, out) == (3, ""), name
+        assert "python -m server" in err and err.count("\n") == 1, name
+
+
+def test_usage() -> None:
+    code, out, err = ask("ftp://nowhere", "hi")
+    assert (code, out) == (2, "")
+    assert "no server address" in err
+
+
+def test_interrupt_cancels_on_the_server(start_server: Callable[..., Any]) -> None:
+    url = start_server("--model", "demo?chunks=5000&rate=50").url
+    sessions = {name: _get(url, "/sessions/new", b"{}")["session_id"] for name in PROTOCOLS}
+    runs = {
+        name: client(url, "--protocol", name, "--json", "--session", session_id, "a long answer, please")
+        for name, session_id in sessions.items()
+    }
+    turns = {}
+    for name, process in runs.items():
+        turns[name] = _until(lambda name=name: _get(url, f"/sessions/{sessions[name]}").get("active_turn"))
+        if name != "rest":  # there nothing comes before the whole answer
+            assert process.stdout is not None
+            while '"chunk"' not in process.stdout.readline():
+                pass
+        process.send_signal(signal.SIGINT)
+    for name, process in runs.items():
+        code, _, err = result(process)
+        assert (code, err) == (130, ""), name
+        assert _get(url, f"/turns/{turns[name]}")["status"] == "cancelled", name
+
+
+def test_output_that_is_no_terminal_has_no_sequences(start_server: Callable[..., Any]) -> None:
+    url = start_server("--model", "demo?rate=0").url
+    _, out, _ = ask(url, "tell me about \x1b[31mcolours\x07 and \u202eturns")
+    assert "\x1b" not in out and "\x07" not in out and "\u202e" not in out
+    assert "**" in out, "Markdown is left alone"
+
+
+def test_a_reader_that_has_enough(start_server: Callable[..., Any]) -> None:
+    url = start_server("--model", "demo?chunks=5000&rate=0").url
+    with client(url, "hi", text=False) as process:
+        assert process.stdout is not None and process.stderr is not None
+        assert process.stdout.read(1) == b"A"
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 1
+
+
+def test_too_large_is_told_and_not_tried_again(start_server: Callable[..., Any]) -> None:
+    url = start_server().url
+    runs = {name: client(url, "--protocol", name, stdin=subprocess.PIPE) for name in PROTOCOLS}
+    for name, process in runs.items():
+        code, out, err = result(process, "x" * 500_000)
+        assert (code, out) == (1, ""), name
+        assert err.startswith("fivewire: ") and err.count("\n") == 1, name
+
+
+def test_tls(start_server: Callable[..., Any], tmp_path: Path) -> None:
+    cert, key = str(tmp_path / "cert.pem"), str(tmp_path / "key.pem")
+    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost"
+    names = ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
+    subprocess.run([*command.split(), *names, "-keyout", key, "-out", cert], check=True, capture_output=True)
+    url = start_server("--tls-cert", cert, "--tls-key", key, "--model", "demo?chunks=2&rate=0").url
+    assert url.startswith("https://")
+    trusting = {name: client(url, "--protocol", name, "hi", env={"SSL_CERT_FILE": cert}) for name in PROTOCOLS}
+    for name, process in trusting.items():
+        assert result(process) == (0, "A stream \n", ""), name
+    for name, (code, out, err) in on_every_protocol(url, "hi").items():
+        assert (code, out) == (3, ""), name
+        assert "is not trusted here" in err and err.count("\n") == 1, name
+
+
+# Looking at the server, past the client
+
+
+def _get(url: str, path: str, body: bytes | None = None) -> dict[str, Any]:
+    headers = {"Accept": "application/json", "Content-Type": "application/json"}
+    with urllib.request.urlopen(urllib.request.Request(url + path, body, headers), timeout=WAIT_SECONDS) as answer:
+        return dict(json.load(answer))
+
+
+def _until(condition: Callable[[], Any]) -> Any:
+    end = time.monotonic() + WAIT_SECONDS
+    while not (value := condition()):
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.02)
+    return value

@@ -1,0 +1,83 @@
+"""The demo model: both ways of answering say the same, and answers that are due together do not disturb each other."""
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
+import pytest
+
+from proto.errors import ChatError
+from server.models import End, Message
+from server.models.demo import Demo, DemoModel
+
+ASKED = [Message("user", "hello"), Message("model", "hi"), Message("user", "and now?")]
+
+
+def run(work: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(asyncio.wait_for(work, 10))
+
+
+async def pushed(model: DemoModel, say: Any) -> Any:
+    """Its last word, when it has pushed everything to `say`."""
+    done = asyncio.get_running_loop().create_future()
+    model.push(ASKED, say, done.set_result)
+    return await done
+
+
+@pytest.mark.parametrize("model_id", ["demo?rate=5000", "demo?chunks=40&rate=0", "demo?chunks=1&rate=2000"])
+def test_it_says_the_same_in_both_ways(model_id: str) -> None:
+    async def work() -> None:
+        model = Demo().model(model_id)
+        answered = [piece async for piece in model.answer(ASKED)]
+        said: list[str] = []
+        end = await pushed(model, said.append)
+        assert [*said, end] == answered
+        assert isinstance(end, End) and end.text
+
+    run(work())
+
+
+@pytest.mark.parametrize("rate", [0, 2000])
+def test_it_breaks_after_as_many_pieces_as_asked(rate: int) -> None:
+    async def work() -> None:
+        model = Demo().model(f"demo?chunks=9&rate={rate}&fail_after=3")
+        said: list[str] = []
+        end = await pushed(model, said.append)
+        assert isinstance(end, ChatError) and "after 3 pieces" in end.message and end.retryable
+        assert len(said) == 3
+        with pytest.raises(ChatError, match="after 3 pieces"):
+            said += [str(piece) async for piece in model.answer(ASKED)]
+
+    run(work())
+
+
+def test_one_that_stops_or_fails_leaves_the_others_speaking(caplog: pytest.LogCaptureFixture) -> None:
+    async def work() -> None:
+        model = Demo().model("demo?chunks=20&rate=1000")
+        said: list[str] = []
+        stopped: list[Any] = []
+
+        def fail(_: str) -> None:
+            raise RuntimeError("the listener broke")
+
+        stop = model.push(ASKED, stopped.append, stopped.append)
+        stop()
+        failed, end = await asyncio.gather(pushed(model, fail), pushed(model, said.append))
+        assert isinstance(failed, ChatError) and failed.code == "internal"
+        assert isinstance(end, End) and len(said) == 19 and not stopped
+        assert "the listener broke" in caplog.text
+
+    run(work())
+
+
+def test_the_pace_is_kept() -> None:
+    async def work() -> None:
+        loop = asyncio.get_running_loop()
+        model = Demo().model("demo?chunks=21&rate=100")
+        for _ in range(2):  # the second follows at once, and does not make up for the time before it
+            times: list[float] = []
+            await pushed(model, lambda _, times=times: times.append(loop.time()))
+            assert times[-1] - times[0] >= 19 / 100 - 0.02  # never faster; how much slower is the machine's affair
+            await asyncio.sleep(0.1)
+
+    run(work())

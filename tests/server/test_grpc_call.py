@@ -1,0 +1,199 @@
+"""One gRPC call, frame by frame: odd headers and messages, gzip, and windows of every size."""
+
+import asyncio
+import gzip
+import struct
+
+import pytest
+from h2.errors import ErrorCodes
+from hyperframe.frame import DataFrame, SettingsFrame, WindowUpdateFrame
+
+from proto import chat_pb2, pb
+from proto.grpc_stream import MAX_MESSAGE_BYTES
+from proto.grpc_web import frame
+from server import lane, outflow
+
+WINDOW = SettingsFrame.INITIAL_WINDOW_SIZE
+
+
+@pytest.mark.parametrize(
+    ("extra", "without", "end"),
+    [
+        ([], (":path",), ErrorCodes.PROTOCOL_ERROR),
+        ([], (":method",), ErrorCodes.PROTOCOL_ERROR),
+        ([("x-bin", "a")], (), 3),
+        ([("x-bin", "*")], (), 3),
+        ([("grpc-timeout", "9" * 400 + "S")], (), 3),
+        ([("grpc-timeout", "soon")], (), 3),
+        ([("grpc-timeout", "0n")], (), 4),
+        ([("x-name", "grüße")], (), 0),
+        ([("x-name", b"\xff\xfe")], (), 0),
+        ([("x-bin", "AAA")], (), 0),
+        ([("X-Upper", "x"), ("x-empty", "")], (), 0),
+    ],
+)
+def test_odd_headers_have_an_answer_and_the_connection_lives_on(serving, peer, run, extra, without, end):
+    async def scenario():
+        async with serving() as app, peer(app) as one:
+            head = one.headers(extra=extra, without=without)
+            one.send(head, DataFrame(head.stream_id, frame(b""), flags=["END_STREAM"]))
+            assert await one.end(head.stream_id) == end
+            await one.well()
+
+    run(scenario())
+
+
+# mtime: a test's name is made of its bytes, and has to be the same in every process that runs a part of the tests
+EMPTY = gzip.compress(b"", mtime=0)
+BOMB = gzip.compress(bytes(MAX_MESSAGE_BYTES + 1), mtime=0)
+
+
+@pytest.mark.parametrize(
+    ("body", "extra", "status"),
+    [
+        (b"", [], 3),
+        (b"\0\0", [], 13),
+        (frame(b"abc")[:-1], [], 13),
+        (struct.pack(">BI", 0, MAX_MESSAGE_BYTES + 1), [], 8),
+        (struct.pack(">BI", 0, 2**32 - 1) + b"x" * 1000, [], 8),
+        (frame(EMPTY, 1), [], 13),
+        (frame(EMPTY, 1), [("grpc-encoding", "identity")], 13),
+        (frame(EMPTY, 1), [("grpc-encoding", "br")], 12),
+        (frame(EMPTY, 2), [("grpc-encoding", "gzip")], 13),
+        (frame(b"no gzip", 1), [("grpc-encoding", "gzip")], 13),
+        (frame(EMPTY[:-1], 1), [("grpc-encoding", "gzip")], 13),
+        (frame(EMPTY + b"x", 1), [("grpc-encoding", "gzip")], 13),
+        (frame(BOMB, 1), [("grpc-encoding", "gzip")], 8),
+        (frame(b"\xff", 0), [], 3),
+        (frame(EMPTY, 1), [("grpc-encoding", "gzip")], 0),
+        (frame(b"", 0), [("grpc-encoding", "gzip")], 0),
+    ],
+)
+def test_odd_messages_have_a_status_and_the_connection_lives_on(serving, peer, run, body, extra, status):
+    async def scenario():
+        async with serving() as app, peer(app) as one:
+            head = one.headers(extra=extra)
+            one.send(head)
+            for start in range(0, len(body), 2**14):
+                one.send(DataFrame(head.stream_id, body[start : start + 2**14]))
+            one.send(DataFrame(head.stream_id, b"", flags=["END_STREAM"]))
+            assert await one.end(head.stream_id) == status
+            await one.well()
+
+    run(scenario())
+
+
+def test_a_message_in_crumbs_with_empty_frames_between(serving, peer, run):
+    async def scenario():
+        async with serving() as app, peer(app) as one:
+            request = chat_pb2.ChatRequest(message="hi", model_id="demo?chunks=3&rate=0").SerializeToString()
+            head = one.headers("StreamChat")
+            crumbs = [DataFrame(head.stream_id, bytes([byte])) for byte in frame(request)]
+            empty = DataFrame(head.stream_id, b"")
+            one.send(head, *[frame for crumb in crumbs for frame in (empty, crumb)])
+            one.send(DataFrame(head.stream_id, b"", flags=["END_STREAM"]))
+            assert await one.end(head.stream_id) == 0
+            assert [response.seq for response in responses(one.data(head.stream_id))] == list(range(1, 7))
+
+    run(scenario())
+
+
+def responses(data):
+    parsed = []
+    while data:
+        flags, length = struct.unpack(">BI", data[:5])
+        assert flags == 0 and len(data) >= 5 + length
+        parsed.append(pb.parse(chat_pb2.ChatResponse, data[5 : 5 + length]))
+        data = data[5 + length :]
+    return parsed
+
+
+@pytest.mark.parametrize(("offered", "flags"), [("identity", 0), ("gzip", 1), ("deflate, gzip", 1)])
+def test_answers_are_gzipped_where_it_is_offered_and_pays(serving, peer, run, offered, flags):
+    async def scenario():
+        async with serving() as app, peer(app) as one:
+            offer = [("grpc-accept-encoding", offered)]
+            await one.end(one.call(extra=offer))
+            request = chat_pb2.ChatRequest(message="long " * 1000, model_id="demo?chunks=1&rate=0")
+            stream = one.call("StreamChat", request.SerializeToString(), extra=offer)
+            assert await one.end(stream) == 0
+            session = responses(one.data(stream))[0].session_id
+            history = one.call("GetHistory", chat_pb2.HistoryRequest(session_id=session).SerializeToString(), offer)
+            assert await one.end(history) == 0
+            data = one.data(history)
+            assert data[0] == flags and (len(data) < 2000) is bool(flags)
+            payload = gzip.decompress(data[5:]) if flags else data[5:]
+            assert pb.parse(chat_pb2.HistoryResponse, payload).messages[0].text == request.message
+            small = one.call("ListModels", extra=offer)
+            assert await one.end(small) == 0 and one.data(small)[0] == 0
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("window", [3, 100, 5000])
+def test_a_small_window_gets_everything_in_order(serving, peer, run, window):
+    async def scenario():
+        async with serving() as app, peer(app, {WINDOW: 0}) as one:
+            request = chat_pb2.ChatRequest(message="x", model_id="demo?chunks=20&rate=0")
+            stream = one.call("StreamChat", request.SerializeToString())
+            turn = None
+            while turn is None:
+                await asyncio.sleep(0)
+                turn = next(iter(app.chat._kept.turns.values()), None)
+            size = sum(map(len, encoded(turn)))
+            taken = 0
+            while taken < size:
+                one.send(WindowUpdateFrame(stream, window_increment=window))
+                taken = min(size, taken + window)
+                await one.until(lambda frame, taken=taken: one.data_bytes >= taken)
+            assert await one.end(stream) == 0
+            assert one.data(stream) == b"".join(encoded(turn))
+            assert max(len(frame.data) for frame in one.frames if isinstance(frame, DataFrame)) <= max(window, 2**14)
+
+    run(scenario())
+
+
+def encoded(turn):
+    return [frame(pb.encode_event(event, turn.session_id)) for event in turn.log]
+
+
+def test_one_who_does_not_read_misses_nothing(serving, peer, run):
+    async def scenario():
+        async with serving() as app, peer(app, {WINDOW: 2**31 - 1}) as one:
+            one.send(WindowUpdateFrame(0, window_increment=2**30))
+            one.reader._transport.pause_reading()
+            request = chat_pb2.ChatRequest(message="x", model_id="demo?chunks=60000&rate=0")
+            stream = one.call("StreamChat", request.SerializeToString())
+            while not app.chat._running:
+                await asyncio.sleep(0)
+            (turn,) = (asking.turn for asking in app.chat._running.values())
+            await turn.ended()
+            (connection,) = app._grpc._server.connections
+            assert connection._transport.get_write_buffer_size() < 2**20
+            one.reader._transport.resume_reading()
+            assert await one.end(stream) == 0
+            assert one.data(stream) == b"".join(encoded(turn))
+
+    run(scenario())
+
+
+def test_a_window_that_never_opens(serving, peer, run, monkeypatch):
+    for module in ("proto.grpc_stream", "server.outflow", "server.lane"):
+        monkeypatch.setattr(f"{module}.STALL_SECONDS", 0.1)
+
+    async def scenario():
+        async with serving(resume_grace=20) as app, peer(app) as good, peer(app, {WINDOW: 0}) as bad:
+            request = chat_pb2.ChatRequest(message="x", model_id="demo?chunks=1000&rate=50").SerializeToString()
+            calls = [bad.call("StreamChat", request) for _ in range(20)] + [bad.call() for _ in range(20)]
+            chat = bad.headers("Chat")
+            bad.send(chat, DataFrame(chat.stream_id, frame(chat_pb2.ChatRequest(type="PING").SerializeToString())))
+            await good.well()
+            for stream in (*calls, chat.stream_id):
+                assert await bad.end(stream) is ErrorCodes.ENHANCE_YOUR_CALM
+            assert app.chat.tell().running_turns == 20 and app.chat.tell().streaming_connections == 0
+            await good.well()
+            bad.send(SettingsFrame(0, settings={WINDOW: 2**16}))
+            await bad.well()
+
+    assert lane.STALL_SECONDS == outflow.STALL_SECONDS == 0.1
+    run(scenario())

@@ -1,0 +1,114 @@
+"""`--reload`: the code changes, the server restarts, and no client sees a refused connection."""
+
+import asyncio
+import json
+import os
+import select
+import shutil
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from proto.requests import ChatRequest
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def ask(url, message):
+    request = urllib.request.Request(
+        f"{url}/chat",
+        json.dumps({"message": message, "session_id": "s", "model_id": "demo?rate=0"}).encode(),
+        {"Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=20) as response:
+        return json.load(response)
+
+
+@pytest.fixture
+def parent(tmp_path):
+    """`python -m server --reload` on a copy of the code; it ends well."""
+    for folder in ("server", "proto", "web"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    flags = ["--port", "0", "--grpc-port", "0", "--log-format", "json", "--quiet", "--reload", "--model", "demo"]
+    parent = subprocess.Popen(
+        [sys.executable, "-m", "server", *flags, "--store", f"sqlite:{tmp_path / 'chat.db'}"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={name: value for name, value in os.environ.items() if not name.startswith("FIVEWIRE_")},
+    )
+    try:
+        yield parent
+    finally:
+        parent.terminate()
+        _, log = parent.communicate(timeout=30)
+    assert parent.returncode == 0, log
+    assert "Traceback" not in log
+
+
+def change(folder):
+    """As an editor does that saves a file."""
+    changed = folder / "server" / "clock.py"
+    changed.write_text(changed.read_text() + "\n# changed\n")
+    before = changed.stat().st_mtime_ns
+    os.utime(changed, ns=(before + 1, before + 1))
+
+
+def test_a_code_change_restarts_the_server_and_refuses_nobody(parent, tmp_path):
+    first = json.loads(parent.stdout.readline())
+    assert ask(first["http"], "before")["message_count"] == 2
+    change(tmp_path)
+    count, until = 2, time.monotonic() + 30
+    while not select.select([parent.stdout], [], [], 0.02)[0]:
+        assert time.monotonic() < until, "the server was not restarted"
+        try:
+            answered = ask(first["http"], "meanwhile")["message_count"]
+        except urllib.error.HTTPError as refusal:  # said by a server that drains, never a refused connection
+            assert refusal.code == 503 and refusal.headers["Retry-After"]
+            continue
+        count += 2
+        assert answered == count, "an answer was lost"
+    assert json.loads(parent.stdout.readline())["http"] == first["http"]
+    assert ask(first["http"], "after")["message_count"] == count + 2
+
+
+def test_open_streams_end_well_and_go_on_elsewhere(parent, tmp_path, connected, run):
+    url = json.loads(parent.stdout.readline())["http"]
+    names = ("ndjson", "sse", "websocket", "grpc")
+
+    async def stream(name, reading):
+        """A turn that runs while the code changes, from its beginning to its end."""
+        async with connected(name, url) as transport:
+            events = []
+            async for event in transport.send(ChatRequest("Hello", None, "demo?chunks=60&rate=30")):
+                events.append(event)
+                if len(events) == 5:
+                    reading.release()
+            return events
+
+    async def resume(name, whole):
+        async with connected(name, url) as transport:
+            return [event async for event in transport.follow(whole[0].turn_id, 30)]
+
+    async def test():
+        reading = asyncio.Semaphore(0)
+        streams = [asyncio.create_task(stream(name, reading)) for name in names]
+        for _ in names:
+            await reading.acquire()
+        change(tmp_path)
+        wholes = await asyncio.gather(*streams)
+        for whole in wholes:
+            assert [event.seq for event in whole] == list(range(1, 64))
+            assert whole[-1].finish_reason == "stop"
+        told = await asyncio.to_thread(parent.stdout.readline)
+        assert json.loads(told)["http"] == url
+        for name, whole in zip(reversed(names), wholes, strict=True):
+            assert await resume(name, whole) == whole[30:]
+
+    run(test())

@@ -1,0 +1,611 @@
+"""The WebSocket below its messages: hostile frames, compression, slow and dead peers, the ways in which it closes."""
+
+import asyncio
+import base64
+import contextlib
+import json
+import os
+import signal
+import socket
+import struct
+import time
+import zlib
+
+import pytest
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed
+from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFactory
+
+from server.models import End
+
+TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
+FIN, RSV1, RSV2 = 0x80, 0x40, 0x20
+DEFLATE = "permessage-deflate"
+
+
+def frame(payload, opcode=TEXT, bits=FIN, mask=True, claimed=None):
+    """A client's frame, right or wrong."""
+    size = len(payload) if claimed is None else claimed
+    masked = 0x80 if mask else 0
+    if size < 126:
+        head = struct.pack(">BB", bits | opcode, masked | size)
+    elif size < 65536:
+        head = struct.pack(">BBH", bits | opcode, masked | 126, size)
+    else:
+        head = struct.pack(">BBQ", bits | opcode, masked | 127, size)
+    return head + (b"\0\0\0\0" if mask else b"") + payload
+
+
+async def read_frame(wire):
+    """One frame of the server: opcode with its bits, and payload."""
+    first, size = await wire.reader.readexactly(2)
+    if size == 126:
+        size = int.from_bytes(await wire.reader.readexactly(2), "big")
+    elif size == 127:
+        size = int.from_bytes(await wire.reader.readexactly(8), "big")
+    return first, await wire.reader.readexactly(size)
+
+
+@pytest.fixture
+def shake(dial):
+    """`async with shake(app) as wire`: a raw connection after the handshake and the greeting."""
+
+    @contextlib.asynccontextmanager
+    async def shaken(server, extensions=None, limit=2**20):
+        async with dial(server, limit) as wire:
+            key = base64.b64encode(os.urandom(16)).decode()
+            offer = {"Sec_WebSocket_Extensions": extensions} if extensions else {}
+            wire.request(
+                "GET", "/ws", Upgrade="websocket", Connection="Upgrade", Sec_WebSocket_Key=key,
+                Sec_WebSocket_Version="13", **offer,
+            )  # fmt: skip
+            wire.shaken = await wire.head()
+            assert wire.shaken.status == 101
+            assert json.loads((await read_frame(wire))[1])["type"] == "connected"
+            yield wire
+
+    return shaken
+
+
+async def closed_with(wire):
+    """The code of the close frame, whatever comes before it; then the connection must end."""
+    while True:
+        first, payload = await read_frame(wire)
+        if first & 0x0F == CLOSE:
+            break
+    wire.send(frame(payload[:2], CLOSE))
+    with contextlib.suppress(ConnectionError):
+        await wire.reader.read()
+    return int.from_bytes(payload[:2], "big")
+
+
+BOMB = zlib.compressobj(9, zlib.DEFLATED, -15)
+BOMB = BOMB.compress(b" " * 50_000_000) + BOMB.flush(zlib.Z_SYNC_FLUSH)[:-4]
+HOSTILE = {
+    "invalid UTF-8": (frame(b'{"type": "\xff"}'), 1007),
+    "half a character": (frame("é".encode()[:1]), 1007),
+    "a reserved bit": (frame(b"{}", bits=FIN | RSV2), 1002),
+    "compressed, though that was not agreed on": (frame(b"{}", bits=FIN | RSV1), 1002),
+    "an opcode that does not exist": (frame(b"", opcode=3), 1002),
+    "a control frame that does not exist": (frame(b"", opcode=11), 1002),
+    "a huge control frame": (frame(b"x" * 126, PING), 1002),
+    "a control frame in fragments": (frame(b"x", PING, bits=0), 1002),
+    "a continuation of nothing": (frame(b"x", opcode=0), 1002),
+    "a message within a message": (frame(b"{", bits=0) + frame(b"{}"), 1002),
+    "a close code that may not be sent": (frame(struct.pack(">H", 1005), CLOSE), 1002),
+    "half a close code": (frame(b"\x03", CLOSE), 1002),
+    "a close reason that is no UTF-8": (frame(struct.pack(">H", 1000) + b"\xff", CLOSE), 1007),
+    "too large": (frame(b"x" * 17_000), 1009),
+    "a claim to be too large": (frame(b"", claimed=2**62), 1009),
+    "a claim to be impossibly large": (frame(b"", claimed=2**63 + 1), 1009),
+    "fragments without end": (frame(b"x" * 100, bits=0) + frame(b"x" * 100, opcode=0, bits=0) * 200, 1009),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_frames_close_the_connection(run, serving, shake, name):
+    data, code = HOSTILE[name]
+
+    async def scene():
+        async with serving(max_message_chars=10) as app, shake(app) as wire:
+            wire.send(data)
+            assert await closed_with(wire) == code
+        assert app.chat.stats.websockets == 0
+
+    run(scene())
+
+
+@pytest.mark.parametrize("bomb", [BOMB, b"\x00\x00\x00\xff\xff" * 100 + BOMB])
+def test_an_inflate_bomb_is_too_big(run, serving, shake, bomb):
+    async def scene():
+        async with serving(max_message_chars=5000) as app, shake(app, DEFLATE) as wire:
+            wire.send(frame(bomb, bits=FIN | RSV1))
+            assert await closed_with(wire) == 1009
+
+    run(scene())
+
+
+def test_bytes_that_do_not_inflate_close_the_connection(run, serving, shake, caplog):
+    async def scene():
+        async with serving() as app, shake(app, DEFLATE) as wire:
+            wire.send(frame(b"\xff\xff\xff\xff", bits=FIN | RSV1))
+            with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+                await closed_with(wire)
+        assert app.chat.stats.websockets == 0
+
+    run(scene())
+    assert not caplog.records
+
+
+def test_frames_in_the_smallest_pieces(run, serving, shake):
+    """Fragments, a ping between them, and every byte on its own."""
+
+    async def scene():
+        async with serving() as app, shake(app) as wire:
+            data = frame(b'{"type"', bits=0) + frame(b"are you there", PING) + frame(b': "ping"}', opcode=0)
+            for byte in data:
+                wire.send(bytes([byte]))
+                await asyncio.sleep(0)
+            assert await read_frame(wire) == (FIN | PONG, b"are you there")
+            assert json.loads((await read_frame(wire))[1])["type"] == "pong"
+
+    run(scene())
+
+
+def test_pipelined_with_the_handshake(run, serving, dial):
+    """A client that does not wait for the 101 before it speaks."""
+
+    async def scene():
+        async with serving() as app, dial(app) as wire:
+            wire.send(
+                b"GET /ws HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+                b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: " + base64.b64encode(b"k" * 16) + b"\r\n\r\n"
+                + frame(b'{"type": "ping"}')
+            )  # fmt: skip
+            assert (await wire.head()).status == 101
+            assert [json.loads((await read_frame(wire))[1])["type"] for _ in range(2)] == ["connected", "pong"]
+
+    run(scene())
+
+
+# Compression
+
+
+@pytest.mark.parametrize(
+    ("offer", "agreed", "bits"),
+    [
+        (None, None, 0),
+        (DEFLATE, DEFLATE, 15),
+        (f"{DEFLATE}; client_max_window_bits", DEFLATE, 15),
+        (f"{DEFLATE}; server_max_window_bits=9", f"{DEFLATE}; server_max_window_bits=9", 9),
+        (f"{DEFLATE}; server_no_context_takeover", f"{DEFLATE}; server_no_context_takeover", 15),
+        ("x-webkit-deflate-frame", None, 0),
+    ],
+)
+def test_long_frames_are_deflated_where_that_was_agreed_on(run, serving, shake, script, offer, agreed, bits):
+    answer = " ".join(f"word{number % 200}" for number in range(5000))
+
+    async def scene():
+        async with (
+            serving(providers=[script(answer[:600], answer[600:], End())], model="scripted") as app,
+            shake(app, offer) as wire,
+        ):
+            assert wire.shaken.headers.get("sec-websocket-extensions") == agreed
+            inflate = zlib.decompressobj(-bits) if bits else None  # one window for the life of the connection
+            for _ in range(3):
+                wire.send(frame(b'{"type": "chat", "message": "Hi", "session_id": "s"}'))
+                message, large = {"type": ""}, 0
+                while message["type"] != "response_complete":
+                    first, payload = await read_frame(wire)
+                    assert first in (FIN | TEXT, FIN | RSV1 | TEXT)
+                    if first & RSV1:
+                        assert inflate is not None
+                        packed, payload = payload, inflate.decompress(payload + b"\x00\x00\xff\xff")
+                        assert len(packed) < len(payload) / 2
+                        large += 1
+                    else:
+                        assert inflate is None or len(payload) < 1024
+                    message = json.loads(payload)
+                assert message["full_response"] == answer
+                assert large == (2 if bits else 0)  # the long chunk and the whole answer
+
+    run(scene())
+
+
+@pytest.mark.parametrize("compression", [None, "deflate", "small windows"])
+def test_deflate_both_ways_with_websockets(run, serving, meet, script, compression):
+    options = {"compression": compression}
+    if compression == "small windows":
+        factory = ClientPerMessageDeflateFactory(server_max_window_bits=9, client_max_window_bits=9)
+        options = {"compression": None, "extensions": [factory]}
+    long = "A long message compresses well. " * 900
+
+    async def scene():
+        async with (
+            serving(providers=[script(long, End())], model="scripted") as app,
+            meet(app, **options) as peer,
+        ):
+            assert [extension.name for extension in peer.socket.protocol.extensions] == (
+                [DEFLATE] if compression else []
+            )
+            for _ in range(2):
+                await peer.say("chat", message=long, session_id="s")
+                heard = await peer.until("response_complete")
+                assert next(message for message in heard if message["type"] == "response_start")["message"] == long
+                assert heard[-1]["full_response"] == long
+
+    run(scene())
+
+
+# Slow and dead peers
+
+
+async def until(condition):
+    """Wait for what happens on the other side of a socket."""
+    while not condition():
+        await asyncio.sleep(0.005)
+
+
+def small_window(url):
+    """A connected socket that takes little before it is full."""
+    peer = socket.socket()
+    peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32768)
+    host, _, port = url.removeprefix("http://").partition(":")
+    peer.connect((host, int(port)))
+    peer.setblocking(False)
+    return peer
+
+
+class Slow:
+    """A raw peer that reads when it is told to."""
+
+    def __init__(self, app):
+        self.socket = small_window(app.http_url)
+        self.loop = asyncio.get_running_loop()
+        self.messages = []
+        self.closed = None  # the code of the close frame
+        self._data = b""
+
+    async def __aenter__(self):
+        key = base64.b64encode(os.urandom(16))
+        await self.send(
+            b"GET /ws HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+            b"Sec-WebSocket-Key: " + key + b"\r\n\r\n"
+        )
+        head = b""
+        while not head.endswith(b"\r\n\r\n"):
+            head += await self.loop.sock_recv(self.socket, 1)
+        return self
+
+    async def __aexit__(self, *_):
+        self.socket.close()
+
+    async def send(self, data):
+        await self.loop.sock_sendall(self.socket, data)
+
+    async def say(self, **fields):
+        await self.send(frame(json.dumps(fields).encode()))
+
+    async def read(self):
+        """Some bytes; the whole frames among them become messages. False at the end."""
+        data = await self.loop.sock_recv(self.socket, 2**18)
+        self._data += data
+        while len(self._data) >= 2:
+            size, head = self._data[1], 2
+            if size == 126:
+                size, head = int.from_bytes(self._data[2:4], "big"), 4
+            elif size == 127:
+                size, head = int.from_bytes(self._data[2:10], "big"), 10
+            if len(self._data) < head + size:
+                break
+            opcode, payload = self._data[0] & 0x0F, self._data[head : head + size]
+            self._data = self._data[head + size :]
+            if opcode == TEXT:
+                self.messages.append(json.loads(payload))
+            elif opcode == CLOSE:
+                self.closed = int.from_bytes(payload[:2], "big")
+        return bool(data)
+
+    async def read_until(self, kind):
+        while not any(message["type"] == kind for message in self.messages):
+            assert await self.read(), "the server closed"
+        return self.messages
+
+    async def read_to_the_end(self):
+        with contextlib.suppress(ConnectionError):
+            while await self.read():
+                pass
+
+
+def paused(app):
+    """How many followers have fallen behind."""
+    return sum(follower._paused for follower in app.chat.stats.transports["websocket"].followers)
+
+
+def test_a_slow_member_catches_up_and_the_others_notice_nothing(run, serving, meet, script):
+    piece = "x" * 10_000
+
+    async def scene():
+        model = script()
+        async with (
+            contextlib.AsyncExitStack() as stack,
+            serving(providers=[model], model="scripted") as app,
+            meet(app, max_size=None) as fast,
+        ):
+            session_id = await fast.create()
+            slow = await stack.enter_async_context(Slow(app))
+            await slow.say(type="join_session", session_id=session_id)
+            await slow.read_until("session_joined")
+            await fast.say("chat", message="Hi")
+            ask = await model.asked()
+            said = 0
+            while not paused(app):
+                ask.say(piece)
+                said += 1
+                await fast.until("chunk")
+            for _ in range(400):
+                ask.say(piece)
+                said += 1
+            await fast.until("chunk", chunk_number=said)
+            (behind,) = [f for f in app.chat.stats.transports["websocket"].followers if f._paused]
+            assert behind.cursor < said
+            assert behind.reader.buffered() < 2**20, "what it has not read stays in the log"
+            catching = asyncio.create_task(slow.read_until("response_complete"))
+            ask.say(End("the end"))
+            await fast.until("response_complete")
+            turn = [message for message in await catching if "seq" in message]
+            assert [message["seq"] for message in turn] == [2, 1, *range(3, said + 5)]
+            assert turn[-1]["full_response"] == piece * said + "the end"
+
+    run(scene())
+
+
+def test_a_member_that_reads_nothing_is_closed(run, serving, meet, script, monkeypatch):
+    monkeypatch.setattr("server.lane.STALL_SECONDS", 0.2)
+    monkeypatch.setattr("server.connection.CLOSE_SECONDS", 0.2)
+
+    async def scene():
+        model = script()
+        async with (
+            contextlib.AsyncExitStack() as stack,
+            serving(providers=[model], model="scripted") as app,
+            meet(app, max_size=None) as fast,
+        ):
+            session_id = await fast.create()
+            slow = await stack.enter_async_context(Slow(app))
+            await slow.say(type="join_session", session_id=session_id)
+            await slow.read_until("session_joined")
+            await fast.say("chat", message="Hi")
+            ask = await model.asked()
+            while not paused(app):
+                ask.say("x" * 10_000)
+                await fast.until("chunk")
+            gone = (await fast.until("session_update", update_type="user_disconnected"))[-1]
+            assert gone["session_id"] == session_id
+            assert app.chat.stats.websockets == 1
+            ask.say(End("still here"))
+            await fast.until("response_complete")
+            await slow.read_to_the_end()  # the connection is cut, whatever the peer does
+
+    run(scene())
+
+
+def test_who_comes_back_in_time_reads_why_it_was_closed(run, serving, meet, script, monkeypatch):
+    monkeypatch.setattr("server.lane.STALL_SECONDS", 0.4)
+    monkeypatch.setattr("server.connection.CLOSE_SECONDS", 10.0)
+
+    async def scene():
+        model = script()
+        async with contextlib.AsyncExitStack() as stack, serving(providers=[model], model="scripted") as app:
+            slow = await stack.enter_async_context(Slow(app))
+            await slow.say(type="chat", message="Hi", session_id="s")
+            ask = await model.asked()
+            ask.say(*["x" * 10_000] * 600)
+            await until(lambda: not app.chat.stats.websockets)
+            while slow.closed is None:
+                assert await slow.read(), "the server closed"
+            assert slow.closed == 4408
+            await slow.send(frame(struct.pack(">H", 4408), CLOSE))
+            await slow.read_to_the_end()
+            turn = [message for message in slow.messages if "seq" in message]
+            cursor = max(message["seq"] for message in turn)
+            assert 2 < cursor < 602
+            slow = await stack.enter_async_context(Slow(app))
+            await slow.say(type="resume", turn_id=turn[0]["turn_id"], after=cursor)
+            ask.say(End("the end"))
+            rest = [message for message in await slow.read_until("response_complete") if "seq" in message]
+            assert [message["seq"] for message in rest] == list(range(cursor + 1, 605))
+
+    run(scene())
+
+
+def test_updates_that_nobody_reads_are_bounded(run, serving, meet, monkeypatch):
+    """No turn runs: only updates pile up for a member that does not read."""
+    monkeypatch.setattr("server.connection.CLOSE_SECONDS", 0.1)
+    monkeypatch.setattr("server.connection.MAX_UNREAD_BYTES", 2**17)
+
+    async def scene():
+        async with contextlib.AsyncExitStack() as stack, serving() as app, meet(app) as one:
+            session_id = await one.create()
+            slow = await stack.enter_async_context(Slow(app))
+            await slow.say(type="join_session", session_id=session_id)
+            await one.next("session_update", update_type="user_joined")
+            session = await app.chat.session(session_id)
+            (connection,) = [member for member in session.members if member.connection_id != one.connection_id]
+            most = 0
+            while app.chat.stats.websockets == 2:
+                connection.updated(
+                    session_id, "message_added", {"message_count": 1, "last_message_preview": "x" * 1000}
+                )
+                most = max(most, connection.buffered())
+                await asyncio.sleep(0)
+            assert most < 2**17 + 200_000
+
+    run(scene())
+
+
+def test_who_asks_and_does_not_read_is_not_read(run, serving):
+    async def scene():
+        async with contextlib.AsyncExitStack() as stack, serving() as app:
+            slow = await stack.enter_async_context(Slow(app))
+            flood = frame(json.dumps({"type": "typing_start", "session_id": "s" * 128}).encode()) * 100
+            sent = 0
+            with contextlib.suppress(TimeoutError):
+                while True:
+                    async with asyncio.timeout(0.3):
+                        await slow.send(flood)
+                    sent += len(flood)
+                    assert sent < 50_000_000, "the server reads without end"
+
+    run(scene())
+
+
+def test_a_dead_peer_is_noticed_within_two_heartbeats(run, serving, meet, shake, monkeypatch):
+    monkeypatch.setattr("server.connection.CLOSE_SECONDS", 0.05)
+
+    async def scene():
+        async with serving(heartbeat=0.2) as app, meet(app) as alive, shake(app) as dead:
+            session_id = await alive.create()
+            dead.send(frame(json.dumps({"type": "join_session", "session_id": session_id}).encode()))
+            await alive.next("session_update", update_type="user_joined")
+            start = time.monotonic()
+            await alive.next("session_update", update_type="user_disconnected")
+            assert time.monotonic() - start < 2 * 0.2 + 0.3
+            assert await closed_with(dead) == 4408
+            # Who answers pings stays, however silent otherwise.
+            async with asyncio.timeout(0.7):
+                with contextlib.suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(alive.hear(), 0.6)
+            await alive.quiet()
+
+    run(scene())
+
+
+# Comings and goings
+
+
+def test_no_more_connections_than_streams(run, serving, meet):
+    async def scene():
+        async with serving(max_streams=2) as app, meet(app, 2) as (one, two):
+            with pytest.raises(ConnectionClosed) as refused:
+                async with meet(app):
+                    pass
+            assert refused.value.rcvd.code == 1013
+            await one.quiet()
+            await two.socket.close()
+            await until(lambda: app.chat.stats.websockets == 1)
+            async with meet(app) as three:
+                await three.quiet()
+
+    run(scene())
+
+
+def test_while_draining(run, serving, meet, script):
+    async def scene():
+        model = script()
+        async with serving(providers=[model], model="scripted") as app, meet(app, 2) as (one, two):
+            await one.say("chat", message="Hi")
+            ask = await model.asked()
+            await one.until("response_start")
+            stopping = asyncio.create_task(app.stop(drain_seconds=20))
+            await until(lambda: app.chat.draining)
+            await two.say("chat", message="Hi")
+            await two.next("error", code="unavailable", retryable=True)
+            await two.say("create_session")
+            await two.next("error", code="unavailable")
+            with pytest.raises(ConnectionClosed) as refused:
+                async with meet(app):
+                    pass
+            assert refused.value.rcvd.code == 1013
+            ask.say(End("Goodbye"))
+            assert (await one.until("response_complete"))[-1]["full_response"] == "Goodbye"
+            for peer in (one, two):
+                with pytest.raises(ConnectionClosed) as closed:
+                    await peer.hear()
+                assert closed.value.rcvd.code == 1001
+            await stopping
+
+    run(scene())
+
+
+def test_goodbyes_are_heard(run, serving, meet, monkeypatch):
+    """Who answers the close at once is not waited for."""
+    monkeypatch.setattr("server.connection.CLOSE_SECONDS", 60)
+    monkeypatch.setattr("server.transports.websocket.CLOSE_SECONDS", 60)
+
+    async def scene():
+        async with serving() as app, meet(app, 10) as peers:
+            await peers[0].create()
+            await app.stop(drain_seconds=0)
+            for peer in peers:
+                await peer.socket.wait_closed()
+                assert (peer.socket.protocol.close_rcvd.code, peer.socket.protocol.close_sent.code) == (1001, 1001)
+
+    run(scene())
+
+
+def test_sigterm_closes_every_connection_with_1001(run, start_server, meet):
+    server = start_server("--model", "demo?rate=40&chunks=40")
+
+    async def scene():
+        async with meet(server, 20) as peers:
+            for peer in peers[:10]:
+                await peer.say("chat", message="Hi")
+                await peer.until("chunk")
+            server.process.send_signal(signal.SIGTERM)
+            ends = []
+            for peer in peers:
+                with pytest.raises(ConnectionClosed) as closed:
+                    while True:
+                        ends.append(await peer.hear())
+                assert closed.value.rcvd.code == 1001
+            ends = [message for message in ends if message["type"] == "response_complete"]
+            assert [message["total_chunks"] for message in ends] == [40] * 10
+
+    run(scene())
+    _, log = server.process.communicate(timeout=20)
+    assert server.process.returncode == 0
+    assert "Traceback" not in log
+
+
+def test_a_peer_that_does_not_say_goodbye_does_not_hold_up_the_end(run, serving, shake, monkeypatch):
+    monkeypatch.setattr("server.connection.CLOSE_SECONDS", 0.2)
+
+    async def scene():
+        async with serving() as app, shake(app) as wire:
+            await app.stop(drain_seconds=0)
+            first, payload = await read_frame(wire)
+            assert (first, int.from_bytes(payload[:2], "big")) == (FIN | CLOSE, 1001)
+            with contextlib.suppress(ConnectionError):
+                assert await wire.reader.read() == b""
+
+    run(scene())
+
+
+def test_too_large_a_message_closes_with_1009_also_while_it_is_being_sent(run, serving, meet):
+    async def scene():
+        async with serving(max_message_chars=100) as app:
+            for _ in range(20):
+                async with meet(app, max_size=None, compression=None) as peer:
+                    with pytest.raises(ConnectionClosed) as closed:
+                        await peer.say("chat", message="x" * 3_000_000)
+                        await peer.hear()
+                    assert closed.value.rcvd is not None
+                    assert closed.value.rcvd.code == 1009
+
+    run(scene())
+
+
+def test_no_trace_of_a_bug_in_the_log_when_peers_vanish(run, serving, script, caplog):
+    async def scene():
+        model = script()
+        async with serving(providers=[model], model="scripted", resume_grace=0.05) as app:
+            for moment in range(6):
+                async with connect(app.http_url.replace("http", "ws") + "/ws") as peer:
+                    for _ in range(moment):
+                        await peer.send('{"type": "chat", "message": "Hi"}')
+                    peer.transport.abort()
+            await until(lambda: not app.chat.stats.websockets and not app.chat.tell().running_turns)
+
+    run(scene())
+    assert not [record for record in caplog.records if record.levelname in ("WARNING", "ERROR")]

@@ -1,0 +1,45 @@
+"""The benchmark runs, and loses nothing: this server and the limit, which need none of its extra packages."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+pytestmark = pytest.mark.skipif(
+    not sys.platform.startswith("linux"), reason="it reads process clocks as Linux has them"
+)
+
+
+def bench(tmp_path: Path, *only: str) -> list[dict[str, Any]]:
+    figures = tmp_path / "figures.json"
+    run = subprocess.run(
+        [sys.executable, "-m", "tests.bench", "--tiny", f"--json={figures}", *(f"--only={name}" for name in only)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert run.returncode == 0, run.stderr
+    rows: list[dict[str, Any]] = json.loads(figures.read_text())["rows"]
+    assert all(row["title"] in run.stdout for row in rows)
+    return [row for row in rows if row["ours"] and row["limit"]]
+
+
+def test_it_measures_every_transport(tmp_path: Path) -> None:
+    measured = {row["transport"] for row in bench(tmp_path, "flat", "requests", "first", "ours", "limit")}
+    assert measured == {"NDJSON", "SSE", "WebSocket", "gRPC", "POST /chat", "gRPC unary"}
+
+
+def test_it_measures_at_a_pace(tmp_path: Path) -> None:
+    measured = {row["title"] for row in bench(tmp_path, "streams", "sse", "ours", "limit")}
+    assert {title.split(",")[0] for title in measured} == {
+        "CPU per chunk",
+        "lateness of a chunk",
+        "bytes on the wire per chunk",
+    }

@@ -1,0 +1,208 @@
+"""Asking over every protocol, in a real browser: answers grow, stop, break, and survive reloads and dead servers."""
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+QUICK = "demo?chunks=12&rate=200"
+SLOW = "demo?chunks=30&rate=25"
+ENDLESS = "demo?chunks=5000&rate=25"
+LOST = "document.querySelector('#log .turn:last-child .about').innerText.includes('connection lost')"
+PROTOCOLS = ["rest", "ndjson", "sse", "websocket", "grpc"]
+
+
+def test_an_answer_grows_over_every_protocol_and_its_frames_are_drawn(demo: Any) -> None:
+    for protocol in PROTOCOLS:
+        demo.ask(f"Hello over {protocol}", protocol)
+        demo.ended()
+        label = demo.run("document.querySelector('#protocol').selectedOptions[0].text")
+        assert demo.text("#log .turn:last-child .said") == f"Hello over {protocol}"
+        assert demo.shown() == demo.answer()
+        assert demo.text("#log .turn:last-child .wire-name") == label
+        assert label in demo.text("#wire-sums")
+        least = 4 if protocol == "rest" else 12
+        frames = demo.until(
+            f"(count => count >= {least} && count)(document.querySelector('#frames').childElementCount)"
+        )
+        assert demo.run("document.querySelectorAll('#sequence g').length") == frames
+        assert demo.run("document.querySelectorAll('#sequence g.out').length") >= 1
+
+
+def test_stop_ends_the_answer_at_once_and_retry_asks_again_over_every_protocol(demo: Any) -> None:
+    for count, protocol in enumerate(PROTOCOLS, 1):
+        demo.ask(f"Go on and on over {protocol}", protocol, ENDLESS)
+        demo.begun(protocol)
+        demo.click("#stop")
+        demo.ended()
+        assert "stopped" in demo.text("#log .turn:last-child .about")
+        demo.fill("#model", QUICK)
+        demo.click("#log .turn:last-child .retry")
+        demo.ended(turns=2 * count)
+        assert demo.text("#log .turn:last-child .said") == f"Go on and on over {protocol}"
+        assert demo.shown() == demo.answer()
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_reload_in_mid_answer_goes_on_where_it_was(protocol: str, demo: Any) -> None:
+    demo.ask("Keep this", protocol, SLOW)
+    demo.begun(protocol)
+    demo.requests.clear()
+    demo.reload()
+    demo.ended()
+    demo.connected()
+    assert demo.run("document.querySelectorAll('#log .turn').length") == 1
+    assert demo.text("#log .said") == "Keep this"
+    assert demo.shown() == demo.answer()
+    assert demo.run("document.querySelector('#protocol').value") == protocol
+    if protocol == "sse":
+        followed = [url for kind, url in demo.requests if kind == "EventSource"]
+        assert len(followed) == 1 and int(followed[0].rpartition("after=")[2]) > 2
+
+
+def test_a_change_of_protocol_in_mid_answer_goes_on_over_the_other(demo: Any) -> None:
+    demo.ask("Hand me over", "ndjson", SLOW)
+    demo.begun()
+    prose = "document.querySelector('#log .turn:last-child .prose')"
+    for protocol in ("sse", "websocket", "grpc", "rest", "ndjson"):
+        demo.choose("#protocol", protocol)
+        length = len(demo.shown())
+        demo.until(f"{prose}.innerText.length > {length} || !{prose}.closest('.growing')")
+    demo.ended()
+    assert demo.shown() == demo.answer()
+    assert demo.text("#log .wire-name").startswith("NDJSON → SSE → WebSocket → gRPC")
+
+
+def test_an_answer_that_breaks_says_what_to_do(demo: Any) -> None:
+    demo.ask("Break", model="demo?chunks=20&rate=200&fail_after=5")
+    demo.ended()
+    assert "Retry" in demo.text("#log .trouble .note")
+    assert demo.run("document.querySelector('#log .trouble').getAttribute('role')") == "alert"
+    assert demo.text("#log .turn .prose")
+    demo.fill("#model", QUICK)
+    demo.click(".retry")
+    demo.ended(turns=2)
+
+
+def test_a_refused_message_is_kept_and_explained(demo: Any) -> None:
+    demo.fill("#model", "no-such-model")
+    demo.fill("#message", "Precious words")
+    demo.press("Enter")
+    demo.until("document.querySelector('#presence').textContent")
+    assert demo.run("document.querySelector('#message').value") == "Precious words"
+    demo.errors.clear()  # the browser logs the 400
+
+
+@pytest.mark.parametrize("protocol", ["rest", "sse", "websocket"])
+def test_a_killed_server_is_waited_for(
+    protocol: str, start_server: Callable[..., Any], page: Any, tmp_path: Path
+) -> None:
+    store = ("--store", f"sqlite:{tmp_path / 'chat.db'}", "--model", "demo")
+    server = start_server(*store)
+    page.visit(server.url)
+    page.connected()
+    page.ask("Will this end?", protocol, ENDLESS)
+    page.begun(protocol)
+    server.kill()
+    page.until("document.querySelector('#connection').dataset.state !== 'open'")
+    page.until(LOST)
+    start_server(*store, "--port", str(server.port))
+    page.ended()
+    page.connected()
+    assert "stopped while answering" in page.text("#log .trouble")
+    page.fill("#model", QUICK)
+    page.click(".retry")
+    page.ended(turns=2)
+    assert page.shown() == page.answer()
+
+
+class Cable:
+    """A TCP relay between the browser and the server, that can be cut and mended."""
+
+    def __init__(self, port: int) -> None:
+        self._server_port = port
+        self._loop = asyncio.new_event_loop()
+        self._open: set[asyncio.StreamWriter] = set()
+        self._thread = threading.Thread(target=self._loop.run_forever)
+        self._thread.start()
+        self.port = 0
+        self.mend()
+        self.url = f"http://127.0.0.1:{self.port}"
+
+    def mend(self) -> None:
+        asyncio.run_coroutine_threadsafe(self._listen(), self._loop).result(10)
+
+    def cut(self) -> None:
+        asyncio.run_coroutine_threadsafe(self._abort(), self._loop).result(10)
+
+    def close(self) -> None:
+        self.cut()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    async def _listen(self) -> None:
+        self._server = await asyncio.start_server(self._relay, "127.0.0.1", self.port)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def _abort(self) -> None:
+        self._server.close()
+        for writer in self._open:
+            writer.transport.abort()
+        while self._open:
+            await asyncio.sleep(0)
+
+    async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._server_port)
+        pair = {writer, far_writer}
+        self._open |= pair
+        try:
+            await asyncio.gather(_copy(reader, far_writer), _copy(far_reader, writer))
+        finally:
+            for one in pair:
+                one.close()
+            self._open -= pair
+
+
+async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    try:
+        while data := await reader.read(65536):
+            writer.write(data)
+    except ConnectionError:
+        pass
+    writer.close()
+
+
+@pytest.fixture
+def cable(shared_server: Any) -> Iterator[Cable]:
+    opened = Cable(shared_server.port)
+    yield opened
+    opened.close()
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_cut_cable_is_waited_for(protocol: str, page: Any, cable: Cable) -> None:
+    page.visit(cable.url)
+    page.ask("Hold the line", protocol, SLOW)
+    page.begun(protocol)
+    cable.cut()
+    page.until(LOST)
+    cable.mend()
+    page.ended()
+    page.connected()
+    assert page.shown() == page.answer()
+    assert page.run("document.querySelectorAll('#log .turn').length") == 1
+
+
+def test_stop_ends_the_waiting(page: Any, cable: Cable) -> None:
+    page.visit(cable.url)
+    page.ask("Hold the line", "ndjson", ENDLESS)
+    page.begun()
+    cable.cut()
+    page.until(LOST)
+    page.click("#stop")
+    page.ended()
+    assert "Stopped waiting" in page.text("#log .trouble")

@@ -1,0 +1,123 @@
+"""The documentation page in a real browser: it says all there is, and it can be tried."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+READY = "document.querySelector('#errors')"
+
+
+@pytest.fixture
+def docs(page: Any, shared_server: Any) -> Iterator[Any]:
+    page.open(f"{shared_server.url}/docs")
+    page.until(READY)
+    yield page
+    assert page.errors == []
+    assert page.hosts == {shared_server.url.split("/")[2]}
+
+
+def fill(page: Any, entry: str, label: str, text: str) -> None:
+    page.run(
+        f"""(() => {{
+            const labels = Array.from(document.querySelectorAll("#{entry} .try label"));
+            const label = labels.find((label) => label.textContent.startsWith({label!r}));
+            const field = document.getElementById(label.htmlFor);
+            field.value = {text!r};
+            field.dispatchEvent(new Event("input", {{bubbles: true}}));
+            field.dispatchEvent(new Event("change", {{bubbles: true}}));
+        }})()"""
+    )
+
+
+def test_every_route_event_method_and_code_is_there(docs: Any) -> None:
+    missing = docs.run(
+        """(async () => {
+            const told = await (await fetch("openapi.json")).json();
+            const proto = await (await fetch("chat.proto")).text();
+            const all = Object.values(told.paths).flatMap((methods) => Object.values(methods));
+            const ids = all.map((one) => one.operationId);
+            ids.push(...told.components.schemas.event.oneOf.map((one) => "event-" + one.$ref.split("/").at(-1)));
+            ids.push(...Array.from(proto.matchAll(/rpc (\\w+)/g), (match) => "rpc-" + match[1]));
+            const text = document.body.textContent;
+            const codes = Object.keys(told["x-error-codes"]).filter((code) => !text.includes(code));
+            const fields = Object.values(told.components.schemas).flatMap((one) => Object.keys(one.properties ?? {}));
+            const unsaid = fields.filter((name) => !text.includes(name));
+            return [...ids.filter((id) => !document.getElementById(id)), ...codes, ...unsaid];
+        })()"""
+    )
+    assert missing == []
+    assert docs.run("document.querySelectorAll('#contents-list a').length") > 30
+    dead = docs.run(
+        """Array.from(document.querySelectorAll('a[href^="#"]'), (a) => a.hash.slice(1))
+            .filter((id) => !document.getElementById(id))"""
+    )
+    assert dead == []
+
+
+@pytest.mark.parametrize(
+    "media,piece", [("application/x-ndjson", '"type":"complete"'), ("text/event-stream", "data: {")]
+)
+def test_a_stream_is_shown_as_it_arrives(media: str, piece: str, docs: Any) -> None:
+    entry = "post_chat_stream"
+    fill(docs, entry, "Accept", media)
+    fill(docs, entry, "Body", '{"message": "Hello", "model_id": "demo?chunks=40&rate=40"}')
+    assert f"Accept: {media}" in docs.text(f"#{entry} .box pre")
+    docs.click(f"#{entry} .try .primary")
+    output = f"document.querySelector('#{entry} .output')"
+    docs.until(f"{output}.innerText.includes('\"chunk\"')")
+    assert "ended" not in docs.text(f"#{entry} .status")
+    docs.until(f"{output}.querySelector('.status').innerText.includes('ended')")
+    assert piece in docs.text(f"#{entry} .output pre")
+    assert docs.run(f"{output}.querySelectorAll('.at').length") >= 43
+
+
+def test_a_stream_can_be_stopped(docs: Any) -> None:
+    entry = "post_chat_stream"
+    fill(docs, entry, "Body", '{"message": "Hello", "model_id": "demo?chunks=4000&rate=40"}')
+    docs.click(f"#{entry} .try .primary")
+    docs.until(f"document.querySelectorAll('#{entry} .output .at').length > 4")
+    docs.click(f"#{entry} .try button[type=button]")
+    docs.until(f"document.querySelector('#{entry} .status').innerText.includes('Stopped')")
+
+
+def test_parameters_go_where_they_belong(docs: Any) -> None:
+    entry = "get_sessions_session_id"
+    fill(docs, entry, "session_id", "no such/one")
+    assert "/sessions/no%20such%2Fone" in docs.text(f"#{entry} .box pre")
+    fill(docs, entry, "session_id", "nobody")
+    docs.click(f"#{entry} .try .primary")
+    docs.until(f"document.querySelector('#{entry} .output pre').innerText.includes('\"code\": \"not_found\"')")
+    assert docs.text(f"#{entry} .output .status.bad").startswith("404")
+    docs.errors.clear()  # the browser logs the 404
+    docs.click("#get_models .try .primary")
+    docs.until("document.querySelector('#get_models .output pre').innerText.includes('\"default\": \"demo\"')")
+
+
+def test_a_quote_in_a_message_is_quoted_for_the_shell(docs: Any) -> None:
+    fill(docs, "post_chat", "Body", '{"message": "It\'s <b>me</b>"}')
+    line = docs.text("#post_chat .box pre")
+    assert "'{\"message\":\"It'\\''s <b>me</b>\"}'" in line
+
+
+def test_grpc_methods_can_be_tried(docs: Any) -> None:
+    fill(docs, "rpc-StreamChat", "Message", '{"message": "Hello", "model_id": "demo?chunks=10&rate=100"}')
+    docs.click("#rpc-StreamChat .try .primary")
+    docs.until("document.querySelector('#rpc-StreamChat .status').innerText.startsWith('OK · ended')")
+    assert "RESPONSE_COMPLETE" in docs.text("#rpc-StreamChat .output pre")
+    docs.click("#rpc-ListModels .try .primary")
+    docs.until("document.querySelector('#rpc-ListModels .status.good')")
+    fill(docs, "rpc-GetSessionInfo", "Message", '{"session_id": "nobody"}')
+    docs.click("#rpc-GetSessionInfo .try .primary")
+    docs.until("document.querySelector('#rpc-GetSessionInfo .status.bad')")
+    assert "not_found" in docs.text("#rpc-GetSessionInfo .status")
+
+
+def test_the_websocket_can_be_tried(docs: Any) -> None:
+    docs.click("#get_ws .try .primary")
+    docs.until("document.querySelector('#get_ws .output').innerText.includes('\"connected\"')")
+    fill(docs, "get_ws", "Message", "ping")
+    docs.click("#get_ws .try button[type=submit]")
+    docs.until("document.querySelector('#get_ws .output').innerText.includes('\"pong\"')")
+    docs.click("#get_ws .try .primary")
+    docs.until("document.querySelector('#get_ws .status').innerText.includes('1000')")

@@ -1,0 +1,129 @@
+"""Sessions and the others in them, and what they write, in a real browser."""
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+SLOW = "demo?chunks=30&rate=25"
+PROTOCOLS = ["rest", "ndjson", "sse", "websocket", "grpc"]
+HOSTILE = '<img src=x onerror="window.hacked=1"><script>window.hacked=1</script> & <b>bold</b>'
+
+
+def test_sessions_are_made_switched_cleared_and_deleted(demo: Any) -> None:
+    demo.ask("First session")
+    demo.ended()
+    first = demo.session
+    demo.click("#new-session")
+    demo.until("!document.querySelector('#welcome').hidden")
+    demo.ask("Second session")
+    demo.ended()
+    assert demo.session != first
+    demo.until(f"document.querySelector('#session-list button').dataset.session === '{demo.session}'")
+    demo.click(f"#session-list [data-session='{first}']")
+    demo.until("document.querySelector('#log .said').innerText === 'First session'")
+    assert demo.text("#conversation-title") == "First session"
+    assert demo.run("document.querySelector('#session-list [aria-current]').dataset.session") == first
+    demo.click("#clear-session")
+    demo.until("!document.querySelector('#log .turn')")
+    demo.click("#delete-session")
+    demo.until("document.querySelector('#confirm').open")
+    demo.click("#confirm-yes")
+    demo.until(f"!document.querySelector(\"#session-list [data-session='{first}']\")")
+    assert demo.text("#conversation-title") == "New session"
+
+
+def test_others_are_seen_typing_and_their_turns_live(visit: Callable[[], Any]) -> None:
+    one = visit()
+    one.ask("Come in")
+    one.ended()
+    session = one.session
+    other = visit()
+    other.click(f"#session-list [data-session='{session}']")
+    other.ended()
+    assert other.text("#log .said") == "Come in"
+    one.until("document.querySelector('#presence').innerText.includes('joined')")
+    one.focus("#message")
+    one.type("Hm")
+    other.until("document.querySelector('#presence').innerText.includes('typing')")
+    one.ask(HOSTILE, "grpc", SLOW)
+    other.begun(turns=2)
+    assert other.text("#log .turn:last-child .said") == HOSTILE
+    other.ended()
+    one.ended()
+    assert other.shown() == one.shown() == one.answer()
+    other.ask("My turn", "sse")
+    one.ended(turns=3)
+    assert one.text("#log .turn:last-child .said") == "My turn"
+    other.click("#clear-session")
+    one.until("!document.querySelector('#log .turn')")
+    other.click("#delete-session")
+    other.click("#confirm-yes")
+    one.until("document.querySelector('#conversation-title').innerText === 'New session'")
+
+
+class Parrot(BaseHTTPRequestHandler):
+    """An OpenAI-compatible server that answers with a page of HTML."""
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.end_headers()
+        for text in (
+            HOSTILE,
+            "\n\n```html\n" + HOSTILE + "\n```\n\n",
+            "[click](javascript:window.hacked=1) ",
+            "![x](http://elsewhere.test/x.png)",
+        ):
+            self.wfile.write(f"data: {json.dumps({'choices': [{'delta': {'content': text}}]})}\n\n".encode())
+        self.wfile.write(b'data: {"choices": [{"delta": {}, "finish_reason": "stop"}]}\n\ndata: [DONE]\n\n')
+
+    def log_message(self, *args: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def parrot() -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Parrot)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_html_and_script_are_shown_as_text_everywhere(parrot: str, start_server: Callable[..., Any], page: Any) -> None:
+    server = start_server("--model", "demo", env={"LOCAL_LLM_URL": parrot})
+    page.visit(server.url)
+    page.connected()
+    for protocol in PROTOCOLS:
+        page.ask(HOSTILE, protocol, "parrot")
+        page.ended()
+        assert page.text("#log .turn:last-child .said") == HOSTILE
+        assert page.shown().count(HOSTILE) == 2
+        page.run("document.querySelector('#frames').focus()")
+        page.press("End")
+        page.until("!document.querySelector('#frame').hidden")
+        assert "onerror" in page.text("#frames") + page.text("#frame-bytes")
+    assert page.text("#session-list .title") == HOSTILE[:120]
+    assert page.text("#conversation-title") == HOSTILE[:120]
+    page.run("location.hash = 'race'")
+    page.fill("#race-prompt", HOSTILE)
+    page.fill("#race-model", "parrot")
+    page.click("#race-start")
+    page.until("!document.querySelector('#race-copy').disabled")
+    page.reload()
+    page.until("document.querySelectorAll('#session-list .title').length === 1")
+    assert (
+        page.run("document.querySelectorAll('#log img, #log script, #wire img, #session-list img, #race img').length")
+        == 0
+    )
+    assert page.run("document.querySelectorAll('a[href^=javascript]').length") == 0
+    assert page.run("window.hacked === undefined")
+    assert page.errors == []
+    assert page.hosts == {server.url.split("/")[2]}

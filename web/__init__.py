@@ -1,0 +1,1 @@
+"""The demo page and the reference: static files, served by `server.transports.pages`."""

@@ -1,0 +1,366 @@
+// The demo page: puts the parts together and holds what is chosen.
+
+import { announce } from "./announcer.js";
+import { byId, el } from "./dom.js";
+import { advice } from "./failures.js";
+import { json } from "./http.js";
+import { tab, titles } from "./kept.js";
+import { PROTOCOLS } from "./protocols.js";
+import { Race } from "./race.js";
+import { Room } from "./room.js";
+import { SessionList, titleOf } from "./sessions.js";
+import { Link, WebSocketTransport } from "./transports/websocket.js";
+import { Wire } from "./wire.js";
+
+const SUGGESTIONS = [
+  "Hello, who are you?",
+  "How does an answer survive a lost connection?",
+  "What do you know of our conversation?",
+];
+const TYPING_MILLISECONDS = 3_000;
+const NOTICE_MILLISECONDS = 5_000;
+const untapped = () => {};
+
+const wire = new Wire();
+const link = new Link(wire.tap("websocket"));
+const transports = Object.fromEntries(
+  Object.entries(PROTOCOLS).map(([name, { make: Transport }]) => [
+    name,
+    name === "websocket" ? new WebSocketTransport(wire.tap(name), link) : new Transport(wire.tap(name)),
+  ]),
+);
+const rooms = new Map();
+const sessions = new SessionList((session_id) => enter(session_id));
+let protocol = tab.protocol in PROTOCOLS ? tab.protocol : "ndjson";
+let room = null;
+let preparing = false;
+
+const chosen = () => ({ name: protocol, transport: transports[protocol], begin: (name) => wire.begin(name) });
+
+// --- sessions ---
+
+function roomOf(session_id) {
+  if (rooms.has(session_id)) return rooms.get(session_id);
+  const made = new Room(session_id, chosen);
+  rooms.set(session_id, made);
+  made.addEventListener("added", () => made === room && showRoom());
+  made.addEventListener("grown", () => made === room && follow());
+  made.addEventListener("state", () => {
+    if (made === room) {
+      showState();
+      follow();
+    }
+    if (!made.busy) sessions.refresh();
+  });
+  made.addEventListener("retry", ({ detail }) => send(detail));
+  return made;
+}
+
+async function enter(session_id) {
+  const known = rooms.has(session_id);
+  room = roomOf(session_id);
+  tab.session = session_id;
+  link.join(session_id);
+  sessions.current = session_id;
+  showRoom();
+  pane("conversation");
+  if (known) return showModel();
+  try {
+    const detail = await room.load();
+    showModel();
+    const first = detail.messages.find(({ role }) => role === "user");
+    if (first && !titles.of(session_id)) titles.keep(session_id, first.text);
+    showRoom();
+  } catch (problem) {
+    rooms.delete(session_id);
+    if (room?.session_id !== session_id) return;
+    if (problem.code === "not_found") leave();
+    else notice(`${problem.message} ${advice(problem.code)}`, true);
+  }
+}
+
+// To a session that does not exist yet: it is made by the first message.
+function leave() {
+  room = null;
+  tab.session = null;
+  link.join(null);
+  sessions.current = null;
+  showRoom();
+  sessions.refresh();
+}
+
+async function send(message) {
+  if (preparing || room?.busy) return;
+  const wanted = byId("model").value.trim();
+  const model_id = wanted && wanted !== room?.model ? wanted : undefined;
+  tab.model = wanted;
+  stopTyping();
+  notice("");
+  if (!room) {
+    preparing = true;
+    showState();
+    try {
+      wire.begin(protocol);
+      const session_id = await transports[protocol].create(model_id);
+      room = roomOf(session_id);
+      room.model = wanted;
+      tab.session = session_id;
+      link.join(session_id);
+    } catch (problem) {
+      byId("message").value ||= message;
+      notice(`${problem.message} ${advice(problem.code)}`, true);
+      return;
+    } finally {
+      preparing = false;
+      showState();
+    }
+  }
+  if (!titles.of(room.session_id)) titles.keep(room.session_id, message);
+  sessions.current = room.session_id;
+  room.send(message, wanted === room.model ? undefined : model_id);
+  showRoom();
+  announce("Sent. The answer follows.");
+}
+
+async function stop() {
+  try {
+    await room?.stop();
+  } catch (problem) {
+    notice(problem.message, true);
+  }
+}
+
+// --- what is shown ---
+
+function showRoom() {
+  const log = byId("log");
+  const turns = log.querySelector(".turns");
+  const empty = !room || room.node.childNodes.length === 0;
+  byId("welcome").hidden = !empty;
+  if (turns !== (room?.node ?? null)) {
+    turns?.remove();
+    if (room) log.append(room.node);
+  }
+  byId("conversation-title").textContent = room ? titleOf(room.session_id) : "New session";
+  document.title = room ? `${titleOf(room.session_id)} · fivewire` : "fivewire: one chat, five wires";
+  byId("session-actions").hidden = !room;
+  sessions.current = room?.session_id ?? null;
+  showState();
+  follow(true);
+}
+
+function showModel() {
+  byId("model").value = room?.model ?? "";
+}
+
+function showState() {
+  const busy = Boolean(room?.busy);
+  const focused = document.activeElement;
+  byId("stop").hidden = !busy;
+  byId("send").hidden = busy;
+  byId("send").disabled = preparing;
+  for (const button of document.querySelectorAll(".retry"))
+    button.hidden = busy || button.closest(".turn") !== room?.node.lastElementChild;
+  if (focused !== document.body && !focused.getClientRects().length) byId("message").focus(); // it was on what is gone
+}
+
+let atEnd = true;
+function follow(always = false) {
+  const log = byId("log");
+  if (always || atEnd) log.scrollTop = log.scrollHeight;
+}
+
+let noticeTimer;
+function notice(text, urgent = false) {
+  const presence = byId("presence");
+  presence.textContent = text;
+  presence.classList.toggle("urgent", urgent);
+  clearTimeout(noticeTimer);
+  if (!urgent) noticeTimer = setTimeout(() => (presence.textContent = ""), NOTICE_MILLISECONDS);
+}
+
+function choose(name) {
+  protocol = name;
+  tab.protocol = name;
+  byId("protocol").value = name;
+  byId("composer").dataset.protocol = name;
+  wire.show(name);
+  room?.switched();
+}
+
+function pane(name) {
+  document.body.dataset.pane = name;
+  for (const button of document.querySelectorAll(".panes button"))
+    button.setAttribute("aria-pressed", String(button.dataset.pane === name));
+  if (name === "wire") wire.show(protocol);
+}
+
+function view() {
+  const name = location.hash === "#race" ? "race" : "chat";
+  document.body.dataset.view = name;
+  byId("chat").hidden = name !== "chat";
+  byId("race").hidden = name !== "race";
+  for (const anchor of document.querySelectorAll(".views a[data-view]")) {
+    if (anchor.dataset.view === name) anchor.setAttribute("aria-current", "page");
+    else anchor.removeAttribute("aria-current");
+  }
+}
+
+// --- the others ---
+
+const typists = new Set();
+
+function onFrame(frame) {
+  if (frame.type === "session_joined") room?.rejoined();
+  if (frame.type !== "session_update") {
+    for (const one of rooms.values()) if (one.session_id === link.session_id) one.saw(frame);
+    return;
+  }
+  const { update_type, session_id, connection_id } = frame;
+  if (update_type === "session_deleted" && rooms.has(session_id)) {
+    rooms.delete(session_id);
+    if (room?.session_id === session_id) {
+      leave();
+      notice("This session was deleted.");
+    }
+  }
+  if (update_type === "session_cleared") rooms.get(session_id)?.cleared();
+  if (update_type !== "user_typing") sessions.refresh();
+  if (session_id !== room?.session_id) return;
+  if (update_type === "user_typing" && frame.typing) typists.add(connection_id);
+  else if (connection_id) typists.delete(connection_id);
+  if (update_type === "user_joined") notice("Somebody joined this session.");
+  else if (update_type === "user_disconnected") notice("Somebody left this session.");
+  else if (update_type === "user_typing")
+    byId("presence").textContent = typists.size
+      ? typists.size > 1
+        ? `${typists.size} others are typing …`
+        : "Somebody else is typing …"
+      : "";
+}
+
+let typing = null;
+function typed() {
+  if (!room) return;
+  if (!typing) link.send({ type: "typing_start", session_id: link.session_id });
+  clearTimeout(typing);
+  typing = setTimeout(stopTyping, TYPING_MILLISECONDS);
+}
+
+function stopTyping() {
+  if (!typing) return;
+  clearTimeout(typing);
+  typing = null;
+  link.send({ type: "typing_stop", session_id: link.session_id });
+}
+
+const STATES = { open: "Connected", connecting: "Connecting", closed: "No connection, trying again" };
+
+// --- the start ---
+
+for (const [name, { label }] of Object.entries(PROTOCOLS))
+  byId("protocol").append(el("option", { value: name }, label));
+byId("suggestions").append(
+  ...SUGGESTIONS.map((text) => el("li", {}, el("button", { type: "button", click: () => send(text) }, text))),
+);
+byId("model").value = tab.model;
+choose(protocol);
+
+byId("protocol").addEventListener("change", ({ target }) => choose(target.value));
+byId("composer").addEventListener("submit", (submit) => {
+  submit.preventDefault();
+  const field = byId("message");
+  const message = field.value;
+  if (!message.trim() || preparing || room?.busy) return;
+  field.value = "";
+  grow();
+  send(message);
+});
+byId("message").addEventListener("keydown", (key) => {
+  if (key.key !== "Enter" || key.shiftKey || key.isComposing) return;
+  key.preventDefault();
+  byId("composer").requestSubmit();
+});
+byId("message").addEventListener("input", () => {
+  grow();
+  typed();
+});
+byId("message").addEventListener("blur", stopTyping);
+byId("stop").addEventListener("click", stop);
+document.addEventListener("keydown", (key) => {
+  if (key.key === "Escape" && room?.busy && !byId("confirm").open) stop();
+});
+byId("log").addEventListener(
+  "scroll",
+  ({ target }) => (atEnd = target.scrollTop + target.clientHeight > target.scrollHeight - 48),
+);
+byId("new-session").addEventListener("click", () => {
+  leave();
+  pane("conversation");
+  byId("message").focus();
+});
+byId("clear-session").addEventListener("click", () =>
+  administer("POST", `sessions/${encodeURIComponent(room.session_id)}/clear`, (session_id) =>
+    rooms.get(session_id)?.cleared(),
+  ),
+);
+byId("delete-session").addEventListener("click", () => {
+  byId("confirm-words").textContent = `Delete “${titleOf(room.session_id)}” with all its messages?`;
+  byId("confirm").showModal();
+});
+byId("confirm-no").addEventListener("click", () => byId("confirm").close());
+byId("confirm-yes").addEventListener("click", () => {
+  byId("confirm").close();
+  administer("DELETE", `sessions/${encodeURIComponent(room.session_id)}`, (session_id) => {
+    rooms.delete(session_id);
+    if (room?.session_id === session_id) leave();
+  });
+});
+for (const button of document.querySelectorAll(".panes button"))
+  button.addEventListener("click", () => pane(button.dataset.pane));
+window.addEventListener("hashchange", view);
+window.addEventListener("pagehide", () => rooms.forEach((one) => one.leave()));
+
+async function administer(method, path, then) {
+  const { session_id } = room;
+  try {
+    await json(untapped, method, path);
+    then(session_id);
+    showRoom();
+    await sessions.refresh();
+  } catch (problem) {
+    notice(`${problem.message} ${advice(problem.code)}`, true);
+  }
+}
+
+function grow() {
+  const field = byId("message");
+  field.style.height = "auto";
+  field.style.height = `${field.scrollHeight}px`;
+}
+
+async function listModels() {
+  try {
+    const { default: standard, models } = await json(untapped, "GET", "models");
+    byId("model").placeholder = standard;
+    const ids = [...new Set([standard, ...models.map(({ id }) => id), "demo?chunks=60&rate=30"])];
+    byId("models").replaceChildren(...ids.map((id) => el("option", { value: id })));
+  } catch {
+    // The field takes any id without the list.
+  }
+}
+
+link.addEventListener("frame", ({ detail }) => onFrame(detail));
+link.addEventListener("state", ({ detail }) => {
+  byId("connection").dataset.state = detail;
+  byId("connection").textContent = STATES[detail];
+  if (detail === "open") sessions.refresh();
+  else typists.clear();
+});
+new Race();
+view();
+showRoom();
+if (tab.session) enter(tab.session);
+sessions.refresh();
+listModels();
+link.stay();

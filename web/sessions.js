@@ -1,0 +1,94 @@
+// The side panel: the sessions of this server, newest activity first.
+
+import { byId, el } from "./dom.js";
+import { json } from "./http.js";
+import { titles } from "./kept.js";
+import { age } from "./text.js";
+
+const PAGE = 30;
+const REFRESH_MILLISECONDS = 10_000; // what others make in other sessions is not told
+const untapped = () => {};
+
+export class SessionList {
+  #current = null;
+  #next = null;
+  #sessions = [];
+  #asked = 0;
+
+  constructor(choose) {
+    this.choose = choose;
+    byId("more-sessions").addEventListener("click", () => this.#load(this.#next));
+    setInterval(
+      () => document.visibilityState === "visible" && this.#sessions.length <= PAGE && this.refresh(),
+      REFRESH_MILLISECONDS,
+    );
+  }
+
+  set current(session_id) {
+    this.#current = session_id;
+    this.#draw();
+  }
+
+  async refresh() {
+    await this.#load(null);
+  }
+
+  async #load(before) {
+    const asked = ++this.#asked;
+    try {
+      const page = await json(
+        untapped,
+        "GET",
+        `sessions?limit=${PAGE}${before ? `&before=${encodeURIComponent(before)}` : ""}`,
+      );
+      if (asked !== this.#asked) return; // a later answer is on its way
+      this.#sessions = before ? [...this.#sessions, ...page.sessions] : page.sessions;
+      this.#next = page.next ?? null;
+      byId("sessions-note").textContent = this.#sessions.length ? "" : "No sessions yet.";
+    } catch (problem) {
+      if (asked === this.#asked) byId("sessions-note").textContent = problem.message;
+    }
+    this.#draw();
+  }
+
+  // Rows are kept and changed in place: one that is being pressed, or has the focus, must not go away.
+  #draw() {
+    byId("more-sessions").hidden = !this.#next;
+    const list = byId("session-list");
+    const rows = new Map(Array.from(list.children, (row) => [row.firstChild.dataset.session, row]));
+    this.#sessions.forEach((session, index) => {
+      const row = rows.get(session.session_id) ?? this.#row(session.session_id);
+      rows.delete(session.session_id);
+      this.#fill(row, session);
+      if (list.children[index] !== row) list.insertBefore(row, list.children[index] ?? null);
+    });
+    for (const row of rows.values()) row.remove();
+  }
+
+  #row(session_id) {
+    const parts = ["title", "age", "more"].map((name) => el("span", { class: name }));
+    return el(
+      "li",
+      {},
+      el(
+        "button",
+        { type: "button", "data-session": session_id, title: session_id, click: () => this.choose(session_id) },
+        ...parts,
+      ),
+    );
+  }
+
+  #fill(row, { session_id, model, message_count, created_at, connected_clients }) {
+    const button = row.firstChild;
+    const here = connected_clients > 1 ? `, ${connected_clients} here` : "";
+    if (session_id === this.#current) button.setAttribute("aria-current", "true");
+    else button.removeAttribute("aria-current");
+    [titleOf(session_id), age(created_at), `${message_count} ${message_count === 1 ? "message" : "messages"}${here} · ${model}`].forEach(
+      (text, index) => (button.children[index].textContent = text),
+    );
+  }
+}
+
+export function titleOf(session_id) {
+  return titles.of(session_id) ?? `Session ${session_id.slice(0, 8)}`;
+}

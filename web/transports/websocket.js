@@ -1,0 +1,216 @@
+// WebSocket: one connection that is a member of the session, over which turns are asked and followed.
+//
+// 1. The page keeps one Link, whatever the protocol of its own turns is: membership is how it sees the others.
+// 2. A Link that was opened to stay opens itself again, and joins its session again; its turns are cut meanwhile, and
+//    resumed by whoever reads them.
+
+import { Arrivals } from "../arrivals.js";
+import { address } from "../dom.js";
+import { Cut, Failure } from "../failures.js";
+import { encode } from "../text.js";
+
+const FIRST_DELAY_MILLISECONDS = 400;
+const LONGEST_DELAY_MILLISECONDS = 8_000;
+const OPEN_TIMEOUT_MILLISECONDS = 10_000;
+const PING_MILLISECONDS = 20_000;
+
+export class Link extends EventTarget {
+  #socket = null;
+  #opening = null;
+  #stays = false;
+  #delay = FIRST_DELAY_MILLISECONDS;
+  #timer = null;
+  #ping = null;
+  state = "closed";
+  connection_id = null;
+  session_id = null;
+
+  constructor(tap) {
+    super();
+    this.tap = tap;
+  }
+
+  // From now on: open, and again after every loss.
+  stay() {
+    this.#stays = true;
+    window.addEventListener("online", () => this.#again(0));
+    document.addEventListener("visibilitychange", () => document.visibilityState === "visible" && this.#again(0));
+    this.open().catch(() => {});
+  }
+
+  open() {
+    if (this.state === "open") return Promise.resolve();
+    this.#opening ??= this.#connect().finally(() => (this.#opening = null));
+    return this.#opening;
+  }
+
+  #connect() {
+    clearTimeout(this.#timer);
+    this.#become("connecting");
+    const socket = new WebSocket(address("ws").replace(/^http/, "ws"));
+    this.#socket = socket;
+    return new Promise((resolve, reject) => {
+      const timeout = setTimeout(() => socket.close(), OPEN_TIMEOUT_MILLISECONDS);
+      socket.onopen = () =>
+        this.tap({
+          direction: "in",
+          label: "101 Switching Protocols",
+          bytes: encode(""),
+          head: `GET /ws\nupgrade: websocket\n\n101 Switching Protocols`,
+        });
+      socket.onmessage = ({ data }) => {
+        const frame = JSON.parse(data);
+        this.tap({ direction: "in", label: frameLabel(frame), ...bytesOf(data, 0) });
+        if (frame.type === "connected") {
+          clearTimeout(timeout);
+          this.connection_id = frame.connection_id;
+          this.#delay = FIRST_DELAY_MILLISECONDS;
+          this.#ping = setInterval(() => this.send({ type: "ping" }), PING_MILLISECONDS);
+          this.#become("open");
+          if (this.session_id) this.send({ type: "join_session", session_id: this.session_id });
+          resolve();
+        }
+        this.dispatchEvent(new CustomEvent("frame", { detail: frame }));
+      };
+      socket.onclose = ({ code, reason }) => {
+        clearTimeout(timeout);
+        clearInterval(this.#ping);
+        this.#socket = null;
+        this.tap({
+          direction: "in",
+          label: `close ${code}`,
+          bytes: encode(""),
+          head: `close ${code} ${reason}`.trim(),
+        });
+        this.#become("closed");
+        reject(new Cut("The WebSocket could not be opened."));
+        if (this.#stays) this.#again(this.#delay);
+      };
+    });
+  }
+
+  #again(delay) {
+    if (this.state !== "closed") return;
+    clearTimeout(this.#timer);
+    this.#delay = Math.min(this.#delay * 2, LONGEST_DELAY_MILLISECONDS);
+    this.#timer = setTimeout(() => this.open().catch(() => {}), delay);
+  }
+
+  #become(state) {
+    this.state = state;
+    this.dispatchEvent(new CustomEvent("state", { detail: state }));
+  }
+
+  send(fields) {
+    if (this.state !== "open") return false;
+    const data = JSON.stringify(fields);
+    this.#socket.send(data);
+    this.tap({ direction: "out", label: frameLabel(fields), ...bytesOf(data, 4) });
+    return true;
+  }
+
+  // The session whose life this page sees; null for none.
+  join(session_id) {
+    if (session_id === this.session_id) return;
+    if (this.session_id) this.send({ type: "leave_session", session_id: this.session_id });
+    this.session_id = session_id;
+    if (session_id) this.send({ type: "join_session", session_id });
+  }
+
+  close() {
+    this.#stays = false;
+    this.#socket?.close(1000);
+  }
+}
+
+export class WebSocketTransport {
+  name = "websocket";
+  silence = null; // the Link pings; a dead connection closes, and that is a cut
+
+  constructor(tap, link = new Link(tap)) {
+    this.tap = tap;
+    this.link = link;
+  }
+
+  async create(model_id) {
+    await this.link.open();
+    for await (const frame of this.#exchange({ type: "create_session", model_id })) {
+      if (frame.type === "session_created") {
+        this.link.session_id = frame.session_id;
+        return frame.session_id;
+      }
+      if (frame.type === "error" && !frame.seq) throw new Failure(frame.code, frame.message, frame);
+    }
+  }
+
+  async *send(ask, signal) {
+    await this.link.open();
+    let turn_id = null;
+    for await (const frame of this.#exchange({ type: "chat", ...ask }, signal)) {
+      if (frame.type === "error" && !frame.seq && frame.session_id === ask.session_id)
+        throw new Failure(frame.code, frame.message, frame);
+      if (!turn_id && (frame.type === "status" || frame.type === "response_start")) turn_id = frame.turn_id;
+      if (!turn_id || frame.turn_id !== turn_id) continue;
+      yield eventOf(frame);
+      if (ends(frame)) return;
+    }
+  }
+
+  async *follow(turn_id, after, signal) {
+    await this.link.open();
+    for await (const frame of this.#exchange({ type: "resume", turn_id, after }, signal)) {
+      if (frame.type === "error" && !frame.seq && frame.turn_id === turn_id)
+        throw new Failure(frame.code, frame.message, frame);
+      if (frame.turn_id !== turn_id) continue;
+      yield eventOf(frame);
+      if (ends(frame)) return;
+    }
+  }
+
+  async cancel(turn_id) {
+    if (!this.link.send({ type: "cancel", turn_id })) throw new Cut("The WebSocket is not open.");
+  }
+
+  // Says one thing, then gives every frame that comes, until the connection is lost or nobody reads on.
+  async *#exchange(fields, signal) {
+    const arrived = new Arrivals();
+    const onFrame = ({ detail }) => arrived.put(detail);
+    const onState = ({ detail }) => detail === "closed" && arrived.fail(new Cut("The WebSocket was closed."));
+    const onAbort = () => arrived.fail(signal.reason);
+    this.link.addEventListener("frame", onFrame);
+    this.link.addEventListener("state", onState);
+    signal?.addEventListener("abort", onAbort, { once: true });
+    try {
+      if (!this.link.send(fields)) throw new Cut("The WebSocket is not open.");
+      yield* arrived;
+    } finally {
+      this.link.removeEventListener("frame", onFrame);
+      this.link.removeEventListener("state", onState);
+      signal?.removeEventListener("abort", onAbort);
+    }
+  }
+}
+
+// The frame as the event that every transport gives.
+export function eventOf(frame) {
+  if (frame.type === "response_start") return { ...frame, type: "session_info" };
+  if (frame.type === "response_complete") return { ...frame, type: "complete" };
+  return frame;
+}
+
+function ends(frame) {
+  return frame.type === "response_complete" || (frame.type === "error" && Boolean(frame.seq));
+}
+
+function frameLabel(frame) {
+  if (frame.type === "chunk") return `chunk ${frame.chunk_number}`;
+  if (frame.type === "session_update") return frame.update_type;
+  return String(frame.type);
+}
+
+// The payload, and how many bytes the frame's header has (RFC 6455 section 5.2): 2, and 2 or 8 more for the length; a
+// client's mask has 4.
+function bytesOf(data, mask) {
+  const bytes = encode(data);
+  return { bytes, framing: 2 + (bytes.length > 65_535 ? 8 : bytes.length > 125 ? 2 : 0) + mask };
+}
