@@ -27,6 +27,8 @@ from server.settings import Settings
 
 ROOT = Path(__file__).parent.parent
 WAIT_SECONDS = 30
+# Where grpcio has run in this process, its threads wake in a child between fork and exec, and may take the child down.
+os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
 
 
 class Process:
