@@ -3,9 +3,9 @@
 1. A word's field and the message's field have the same name, except where the (k) part of `chat.proto` has another
    (`RENAMED`). A test holds words, messages and JSON together: a field exists in all of them or in none.
 2. A field that a word leaves None is not set. A field that is not set is the word's default, or the type's zero.
-3. A chunk is made once per piece of text, so its encoding counts: 0.5 us with one message that is filled again and
-   again, against 0.95 us for a message of its own and 0.4 us for wire bytes put together by hand, which is not
-   enough to write protobuf a second time. Everything runs on one loop: nobody else sees the message half filled.
+3. A chunk is made once per piece of text, so its encoding counts: its wire bytes are put together here, in a third of
+   the time that a message takes. (One message that is filled again and again is no way out: what was ever put into it
+   stays in its arena.) A test holds it to what protobuf makes of the same fields.
 """
 
 import json
@@ -66,15 +66,46 @@ class SessionUpdate(NamedTuple):
 
 # --- a turn's events ---
 
-_chunk = chat_pb2.ChatResponse(type=chat_pb2.ChatResponse.CHUNK)
+def _varint(number: int) -> str:
+    """As Latin-1, like all bytes that are put together here: text formatting is the fastest way to do that."""
+    low = ""
+    while number > 0x7F:
+        low += chr(number & 0x7F | 0x80)
+        number >>= 7
+    return low + chr(number)
+
+
+def _tag(name: str) -> str:
+    field = chat_pb2.ChatResponse.DESCRIPTOR.fields_by_name[name]
+    return _varint(field.number << 3 | (2 if field.type == field.TYPE_STRING else 0))
+
+
+_VARINTS = [_varint(number) for number in range(2048)]
+_SESSION = f"{_tag('type')}{_varint(chat_pb2.ChatResponse.CHUNK)}{_tag('session_id')}"
+_TEXT, _NUMBER, _FINAL = _tag("chunk_text"), _tag("chunk_number"), f"{_tag('is_final')}\1"
+_TIME, _TURN, _SEQ = _tag("timestamp"), _tag("turn_id"), _tag("seq")
+
+
+def _encode_chunk(chunk: events.Chunk, session_id: str) -> bytes:
+    text, number, final, timestamp, turn_id, seq = chunk
+    said = ""
+    if text:
+        if not text.isascii():
+            text = text.encode().decode("latin-1")
+        size = len(text)
+        said = f"{_TEXT}{_VARINTS[size] if size < 2048 else _varint(size)}{text}"
+    numbers = (_VARINTS[number], _VARINTS[seq]) if seq < 2048 else (_varint(number), _varint(seq))
+    # Ids and timestamps are ASCII and short.
+    return (
+        f"{_SESSION}{_VARINTS[len(session_id)]}{session_id}{said}{_NUMBER}{numbers[0]}{_FINAL if final else ''}"
+        f"{_TIME}{_VARINTS[len(timestamp)]}{timestamp}{_TURN}{_VARINTS[len(turn_id)]}{turn_id}{_SEQ}{numbers[1]}"
+    ).encode("latin-1")
 
 
 def encode_event(event: events.Event, session_id: str) -> bytes:
     """An event of a turn of this session as the bytes of a `ChatResponse`."""
     if type(event) is events.Chunk:
-        _chunk.session_id = session_id
-        _chunk.chunk_text, _chunk.chunk_number, _chunk.is_final, _chunk.timestamp, _chunk.turn_id, _chunk.seq = event
-        return _chunk.SerializeToString()
+        return _encode_chunk(event, session_id)
     kind, renamed = EVENTS[type(event)]
     fields = _fields(event, renamed)
     return chat_pb2.ChatResponse(**{"type": kind, "session_id": session_id, **fields}).SerializeToString()

@@ -2,9 +2,9 @@
 
 1. A reader owns a place in the log (its cursor), never a queue: history, live, late joiner, resume and slow reader are
    one mechanism, and memory is bounded by the log, however many follow.
-2. Pushing is a plain call: no task, no wake-up, no await. An event is encoded once per lane. What one pass of the loop
-   has pushed is handed to each live reader's `write` (a socket transport's own, where possible) at the end of the
-   pass, several events in one. That order, first all the thinking, then all the sending, is worth a sixth of a
+2. Pushing is a plain call: no task, no wake-up, no await. An event is encoded once per lane, at once. What one pass of
+   the loop has pushed is handed to each live reader's `write` (a socket transport's own, where possible) at the end
+   of the pass, several events in one. That order, first all the thinking, then all the sending, is worth a sixth of a
    chunk's cost: `send` leaves the processor's caches full of other things. Before a reader comes or goes its lane is
    flushed, so that what is pending always belongs to the readers that are live. A reader that pauses while it is
    handed something takes it all the same.
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 STALL_SECONDS = 30.0
 Writers = tuple[Callable[[bytes], object], ...]
 
-PASS_EVENTS = 32  # how many events may gather in one pass of the loop: then a full transport must have its say
+PASS_BYTES = 8192  # how much may gather in one pass of the loop: then a full transport must have its say
 SLICE_EVENTS = 256  # how many events a reader that catches up is written at once
 
 
@@ -201,39 +201,57 @@ class Follower:
 
 
 class Outbox:
-    """The lanes that have something to send at the end of this pass of the loop."""
+    """What this pass of the loop has pushed, lane by lane, until the pass ends."""
 
-    __slots__ = ("_lanes",)
+    __slots__ = ("_data", "_writers", "number")
 
     def __init__(self) -> None:
-        self._lanes: list[Lane] = []
+        self.number = 0  # of the pass
+        self._writers: list[Writers] = []
+        self._data: list[bytes] = []
 
-    def add(self, lane: "Lane") -> None:
-        if not self._lanes:
+    def add(self, writers: Writers, data: bytes) -> int:
+        """The place of a lane's first data in this pass."""
+        place = len(self._data)
+        if not place:
             asyncio.get_running_loop().call_soon(self._flush)
-        self._lanes.append(lane)
+        self._writers.append(writers)
+        self._data.append(data)
+        return place
+
+    def add_more(self, place: int, data: bytes) -> int:
+        """How much has gathered there."""
+        self._data[place] += data
+        return len(self._data[place])
+
+    def take(self, place: int) -> tuple[Writers, bytes]:
+        writers, self._writers[place] = self._writers[place], ()
+        return writers, self._data[place]
 
     def _flush(self) -> None:
-        lanes, self._lanes = self._lanes, []
-        taken = []
-        for lane in lanes:
-            try:
-                taken.append(lane.take())
-            except Exception:  # a bug about one turn is no matter for the others of this pass
-                log.exception("a turn's events could not be encoded")
-        for writers, data in taken:
-            for write in writers:
-                try:
-                    write(data)
-                except Exception:  # a bug of one reader is no matter for the others of this pass
-                    log.exception("a reader failed")
+        writers, data = self._writers, self._data
+        self._writers, self._data = [], []
+        self.number += 1
+        for some, what in zip(writers, data, strict=True):
+            hand(some, what)
+
+
+def hand(writers: Writers, data: bytes) -> None:
+    for write in writers:
+        try:
+            write(data)
+        except Exception:  # a bug of one reader is no matter for the others
+            log.exception("a reader failed")
 
 
 class Lane:
     """The live readers of one framing of one turn."""
 
     __slots__ = (
+        "_encode",
         "_outbox",
+        "_pass",
+        "_place",
         "behind",
         "bytes",
         "first",
@@ -241,69 +259,51 @@ class Lane:
         "framing",
         "live",
         "recent",
-        "sent",
         "turn",
-        "waiting",
         "writers",
     )
 
-    def __init__(self, turn: "Turn", framing: Framing, outbox: Outbox | None) -> None:
+    def __init__(self, turn: "Turn", framing: Framing, outbox: Outbox) -> None:
         self.turn = turn
         self.framing = framing
-        self._outbox = outbox  # None: what is pushed is written at once
-        self.sent = turn.last_seq  # the last event that the live readers were handed
-        self.waiting = False  # in the outbox
+        self._encode = framing.encode
+        self._outbox = outbox
+        self._pass = -1  # the pass of the loop in which something was pushed last, and its place in the outbox
+        self._place = 0
         self.live: dict[Follower, Callable[[bytes], object]] = {}
         self.writers: Writers | None = None  # live's values; None: to be made anew
         self.bytes = 0
         self.behind = 0
         self.frames: list[bytes] = []  # made while somebody was behind; the first is of the event with seq `first`
         self.first = 0
-        self.recent: tuple[int, int, list[bytes]] | None = None  # since the last push: cursor, how many at most, frames
+        self.recent: tuple[tuple[int, int, int], list[bytes]] | None = None  # which slice of the log, and its frames
 
-    def push(self) -> None:
-        """The turn has something new."""
-        if self._outbox is None:
-            self.flush()
-        elif not self.waiting:
-            self.waiting = True
-            self._outbox.add(self)
-        elif self.turn.last_seq - self.sent >= PASS_EVENTS:
-            self.flush()
-
-    def flush(self) -> None:
-        """Hand the live readers what is new."""
-        writers, data = self.take()
-        for write in writers:
-            write(data)
-
-    def take(self) -> tuple[Writers, bytes]:
-        """What is new, encoded, and whom to hand it to. A tuple of writers, because a write may pause its reader, which
-        leaves `live`."""
-        self.waiting = False
-        turn, sent = self.turn, self.sent
-        self.sent = last = turn.last_seq
-        if sent == last:
-            return (), b""
-        self.recent = None
-        if sent + 1 == last:
-            data = self.framing.encode(turn, turn.event(last))
-            if self.behind:
-                self.frames.append(data)
-        else:
-            frames = [self.framing.encode(turn, event) for event in turn.events(sent, last - sent)]
-            data = b"".join(frames)
-            if self.behind:
-                self.frames += frames
+    def push(self, event: Event) -> bool:
+        """The turn's newest event, which the live readers are handed at the end of this pass of the loop. True: that is
+        too late, there is much already. The hot path: once per piece of every answer and lane."""
+        data = self._encode(self.turn, event)
         self.bytes += len(data)
+        if self.behind:
+            self.frames.append(data)
+        outbox = self._outbox
+        if self._pass == outbox.number:
+            return outbox.add_more(self._place, data) >= PASS_BYTES
         writers = self.writers
         if writers is None:
             writers = self.writers = tuple(self.live.values())
-        return writers, data
+        self._pass = outbox.number
+        self._place = outbox.add(writers, data)
+        return False
+
+    def flush(self) -> None:
+        """Hand the live readers now what is pending."""
+        if self._pass == self._outbox.number:
+            self._pass = -1
+            hand(*self._outbox.take(self._place))
 
     def keep(self) -> None:
         if not self.behind:
-            self.first = self.sent + 1  # not the turn's last_seq: what is pending has yet to be made
+            self.first = self.turn.last_seq + 1
         self.behind += 1
 
     def let_go(self) -> None:
@@ -319,7 +319,7 @@ class Lane:
         most = SLICE_EVENTS
         if self.behind and cursor < self.first - 1:
             most = min(most, self.first - 1 - cursor)
-        asked = cursor, most
-        if self.recent is None or self.recent[:2] != asked:  # a whole room of members comes to a turn at once
-            self.recent = *asked, [self.framing.encode(self.turn, event) for event in self.turn.events(cursor, most)]
-        return self.recent[2]
+        asked = cursor, most, self.turn.last_seq
+        if self.recent is None or self.recent[0] != asked:  # a whole room of members comes to a turn at once
+            self.recent = asked, [self._encode(self.turn, event) for event in self.turn.events(cursor, most)]
+        return self.recent[1]

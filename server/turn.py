@@ -33,7 +33,7 @@ class Turn:
         observer: Observer | None = None,
         grace: float = 0.0,
         heartbeat: float = 0.0,
-        outbox: Outbox | None = None,
+        outbox: Outbox | None = None,  # a turn that comes from the store has nothing to push
     ) -> None:
         self.id = info.turn_id
         self.session_id = info.session_id
@@ -55,7 +55,7 @@ class Turn:
         self._observer = observer
         self._grace = grace
         self._heartbeat = heartbeat
-        self._outbox = outbox
+        self._outbox = outbox or Outbox()
         self._lanes: tuple[Lane, ...] = ()
         self._attended = 0
         self._grace_timer: asyncio.TimerHandle | None = None
@@ -147,26 +147,37 @@ class Turn:
 
     def chunk(self, text: str, final: bool = False) -> None:
         """The hot path: once per piece of every answer."""
-        self._said += (text, timestamp())
-        self.last_seq += 1
+        now = timestamp()
+        self._said += (text, now)
+        self.last_seq = seq = self.last_seq + 1
         if self.first_chunk_at is None:
             self.first_chunk_at = time.monotonic()
         if final:
             self.final = True
+        if self._lanes:
+            # As Chunk(...) does, in half the time.
+            self._push(tuple.__new__(Chunk, (text, seq - HEAD_EVENTS, final, now, self.id, seq)))
+
+    def _push(self, event: Event) -> None:
+        """To all lanes, before any of them hands it on: that may make readers come and go."""
+        much = False
         for lane in self._lanes:
-            lane.push()
+            much |= lane.push(event)
+        if much:
+            for lane in self._lanes:
+                lane.flush()
 
     def seal(self, terminal: Complete | Error) -> None:
         """The end: the last event, and everybody is told."""
         self.last_seq += 1
         self.terminal = terminal
+        self._push(terminal)
         self.stop = _nothing
         for timer in (self._grace_timer, self._beat_timer):
             if timer is not None:
                 timer.cancel()
         self._grace_timer = self._beat_timer = None
         for lane in self._lanes:
-            lane.push()
             for follower in tuple(lane.live):
                 follower.end()
         for waiter in self._waiters:

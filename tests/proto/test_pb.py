@@ -48,11 +48,17 @@ def test_an_event_comes_back_as_it_was(event):
     assert response.session_id == "s"
 
 
-def test_a_chunk_leaves_nothing_behind_in_the_next():
-    full = events.Chunk("text", 7, True, NOW, "t", 9)
-    empty = events.Chunk("", 0, False, "", "", 0)
-    pb.encode_event(full, "s")
-    assert pb.parse(chat_pb2.ChatResponse, pb.encode_event(empty, "")) == chat_pb2.ChatResponse(type="CHUNK")
+@pytest.mark.parametrize("text", ["", "a", NASTY, "é" * 63, "é" * 64, "x" * 127, "x" * 2047, "🌊" * 5000])
+@pytest.mark.parametrize("number", [1, 125, 126, 127, 2045, 2046, 16382, 2**31 - 3])
+def test_a_chunk_is_what_protobuf_makes_of_it(text, number):
+    for final in (False, True):
+        for session_id in ("s", "s" * 128):
+            event = events.Chunk(text, number, final, NOW, "t-1", number + 2)
+            message = chat_pb2.ChatResponse(
+                type="CHUNK", session_id=session_id, chunk_text=text, chunk_number=number, is_final=final,
+                timestamp=NOW, turn_id="t-1", seq=number + 2,
+            )  # fmt: skip
+            assert pb.encode_event(event, session_id) == message.SerializeToString()
 
 
 @pytest.mark.parametrize("answer", ANSWERS)
