@@ -2,7 +2,8 @@
 
 1. A word is a NamedTuple: immutable, and several times cheaper to make than a frozen dataclass, which counts
    where one is made per chunk.
-2. `as_json` is the only JSON encoder of events: NDJSON, SSE and WebSocket carry the same objects.
+2. `as_json` (and for chunks alone `chunk_json`) is the only JSON encoder of events: NDJSON, SSE and WebSocket carry
+   the same objects.
 3. Reading is lenient: unknown fields and unknown types are ignored, that is how the contract grows.
 """
 
@@ -134,14 +135,16 @@ def as_dict(event: Event | Heartbeat) -> dict[str, Any]:
 
 
 def as_json(event: Event | Heartbeat) -> str:
-    """An event as JSON text. A chunk takes one format string: it is made once per chunk and framing."""
-    if type(event) is Chunk:
-        text, number, final, timestamp, turn_id, seq = event
-        return (
-            f'{{"type":"chunk","text":{quote(text)},"chunk_number":{number},"is_final":{"true" if final else "false"},'
-            f'"timestamp":"{timestamp}","turn_id":"{turn_id}","seq":{seq}}}'
-        )
-    return dumps(as_dict(event))
+    """An event as JSON text."""
+    return chunk_json(*event) if type(event) is Chunk else dumps(as_dict(event))
+
+
+def chunk_json(text: str, number: int, final: bool, timestamp: str, turn_id: str, seq: int) -> str:
+    """A chunk takes one format string: it is made once per chunk and framing, and often without a `Chunk`."""
+    return (
+        f'{{"type":"chunk","text":{quote(text)},"chunk_number":{number},"is_final":{"true" if final else "false"},'
+        f'"timestamp":"{timestamp}","turn_id":"{turn_id}","seq":{seq}}}'
+    )
 
 
 def from_dict(fields: Mapping[str, Any]) -> Event | Heartbeat | None:

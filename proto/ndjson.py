@@ -3,7 +3,7 @@
 import json
 
 from proto.errors import ProtocolError
-from proto.events import Event, Heartbeat, as_json, from_dict
+from proto.events import Event, Heartbeat, as_json, chunk_json, from_dict
 from proto.lines import MAX_LINE_BYTES, LineBuffer
 
 CONTENT_TYPE = "application/x-ndjson"
@@ -11,6 +11,10 @@ CONTENT_TYPE = "application/x-ndjson"
 
 def encode(event: Event | Heartbeat) -> bytes:
     return (as_json(event) + "\n").encode()
+
+
+def encode_chunk(text: str, number: int, final: bool, timestamp: str, turn_id: str, seq: int) -> bytes:
+    return f"{chunk_json(text, number, final, timestamp, turn_id, seq)}\n".encode()
 
 
 class Decoder:

@@ -66,6 +66,7 @@ class SessionUpdate(NamedTuple):
 
 # --- a turn's events ---
 
+
 def _varint(number: int) -> str:
     """As Latin-1, like all bytes that are put together here: text formatting is the fastest way to do that."""
     low = ""
@@ -86,8 +87,7 @@ _TEXT, _NUMBER, _FINAL = _tag("chunk_text"), _tag("chunk_number"), f"{_tag('is_f
 _TIME, _TURN, _SEQ = _tag("timestamp"), _tag("turn_id"), _tag("seq")
 
 
-def _encode_chunk(chunk: events.Chunk, session_id: str) -> bytes:
-    text, number, final, timestamp, turn_id, seq = chunk
+def encode_chunk(session_id: str, text: str, number: int, final: bool, timestamp: str, turn_id: str, seq: int) -> bytes:
     said = ""
     if text:
         if not text.isascii():
@@ -105,7 +105,7 @@ def _encode_chunk(chunk: events.Chunk, session_id: str) -> bytes:
 def encode_event(event: events.Event, session_id: str) -> bytes:
     """An event of a turn of this session as the bytes of a `ChatResponse`."""
     if type(event) is events.Chunk:
-        return _encode_chunk(event, session_id)
+        return encode_chunk(session_id, *event)
     kind, renamed = EVENTS[type(event)]
     fields = _fields(event, renamed)
     return chat_pb2.ChatResponse(**{"type": kind, "session_id": session_id, **fields}).SerializeToString()

@@ -11,7 +11,7 @@ import re
 from typing import NamedTuple
 
 from proto.errors import ProtocolError
-from proto.events import Event, Heartbeat, as_json
+from proto.events import Event, Heartbeat, as_json, chunk_json
 from proto.lines import MAX_LINE_BYTES, LineBuffer
 from proto.ndjson import decode
 
@@ -33,6 +33,11 @@ class Frame(NamedTuple):
 
 def encode(event: Event) -> bytes:
     return f"id: {event.turn_id}:{event.seq}\ndata: {as_json(event)}\n\n".encode()
+
+
+def encode_chunk(text: str, number: int, final: bool, timestamp: str, turn_id: str, seq: int) -> bytes:
+    data = chunk_json(text, number, final, timestamp, turn_id, seq)
+    return f"id: {turn_id}:{seq}\ndata: {data}\n\n".encode()
 
 
 def event_of(frame: Frame) -> Event | Heartbeat | None:

@@ -6,13 +6,12 @@
 """
 
 import asyncio
-from abc import ABC, abstractmethod
 
 from aiohttp import web
 
 from proto.events import Event
 from server.edge import HttpProtocol, Sink, answer_headers
-from server.lane import Follower
+from server.lane import Follower, Framing
 from server.turn import Turn
 
 STREAM_HEADERS = {
@@ -25,18 +24,11 @@ STREAM_HEADERS = {
 _CHUNKS = [b"%x\r\n%%b\r\n" % size for size in range(1024)]
 
 
-class BodyFraming(ABC):
+class BodyFraming(Framing):
     """How a turn's events become a body."""
 
-    name: str
     content_type: str
     head = b""
-
-    @abstractmethod
-    def encode(self, turn: Turn, event: Event) -> bytes: ...
-
-    def heartbeat(self) -> bytes | None:
-        return None
 
     def tail(self, late: bool) -> bytes:
         """What ends the body; `late` when the caller's time was up before the turn's."""
@@ -48,13 +40,16 @@ class Chunked(BodyFraming):
 
     def __init__(self, plain: BodyFraming) -> None:
         self.plain = plain
-        self._encode = plain.encode
+        self._chunk = plain.chunk
         self.name = plain.name
         self.content_type = plain.content_type
         self.head = chunked(plain.head)
 
     def encode(self, turn: Turn, event: Event) -> bytes:
-        data = self._encode(turn, event)
+        return chunked(self.plain.encode(turn, event))
+
+    def chunk(self, turn: Turn, text: str, number: int, final: bool, timestamp: str, seq: int) -> bytes:
+        data = self._chunk(turn, text, number, final, timestamp, seq)
         size = len(data)
         return _CHUNKS[size] % data if 0 < size < 1024 else chunked(data)
 

@@ -28,8 +28,8 @@ from proto.requests import ChatRequest, invalid
 from server.chat import Chat
 from server.clock import timestamp
 from server.edge import HttpProtocol, Sink
-from server.frames import Frames, Framing
-from server.lane import Follower
+from server.frames import Frames
+from server.lane import Follower, Framing
 from server.sessions import Session, check_joined
 from server.stats import FRAMEWORK
 from server.turn import Turn

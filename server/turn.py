@@ -23,6 +23,35 @@ HEAD_EVENTS = 2  # session_info and status; chunk n has seq HEAD_EVENTS + n
 class Turn:
     """The log and its readers. The chat drives it; transports follow it."""
 
+    __slots__ = (
+        "_attended",
+        "_beat_timer",
+        "_grace",
+        "_grace_timer",
+        "_heartbeat",
+        "_lanes",
+        "_observer",
+        "_outbox",
+        "_said",
+        "_waiters",
+        "client",
+        "final",
+        "first_chunk_at",
+        "id",
+        "info",
+        "last_seq",
+        "message",
+        "model",
+        "retry_after",
+        "session_id",
+        "started_at",
+        "status",
+        "stop",
+        "stored",
+        "terminal",
+        "transport",
+    )
+
     def __init__(
         self,
         info: SessionInfo,
@@ -154,16 +183,10 @@ class Turn:
             self.first_chunk_at = time.monotonic()
         if final:
             self.final = True
-        if self._lanes:
-            # As Chunk(...) does, in half the time.
-            self._push(tuple.__new__(Chunk, (text, seq - HEAD_EVENTS, final, now, self.id, seq)))
-
-    def _push(self, event: Event) -> None:
-        """To all lanes, before any of them hands it on: that may make readers come and go."""
         much = False
         for lane in self._lanes:
-            much |= lane.push(event)
-        if much:
+            much |= lane.push(lane.chunk(self, text, seq - HEAD_EVENTS, final, now, seq))
+        if much:  # only when all lanes have it: to hand something on may make readers come and go
             for lane in self._lanes:
                 lane.flush()
 
@@ -171,7 +194,8 @@ class Turn:
         """The end: the last event, and everybody is told."""
         self.last_seq += 1
         self.terminal = terminal
-        self._push(terminal)
+        for lane in self._lanes:
+            lane.push(lane.encode(self, terminal))
         self.stop = _nothing
         for timer in (self._grace_timer, self._beat_timer):
             if timer is not None:

@@ -22,9 +22,11 @@ from h2.exceptions import StreamClosedError
 from proto import pb
 from proto.errors import CODES, ChatError
 from proto.events import Event
+from proto.grpc_web import frame
 from server.chat import Chat
 from server.conversation import Call, Conversation, TurnReader
 from server.h2 import GrpcServer
+from server.lane import Framing
 from server.outflow import Outflow, ServerStream
 from server.rpc import METHODS, SERVICE, Method, Rpc, framed_event
 from server.turn import Turn
@@ -37,7 +39,7 @@ REQUEST_SECONDS = 30.0
 log = logging.getLogger(__name__)
 
 
-class Grpc:
+class Grpc(Framing):
     """Messages with their prefix, ready for a DATA frame; HTTP/2 has its own PING as a sign of life."""
 
     name = "grpc"
@@ -45,8 +47,8 @@ class Grpc:
     def encode(self, turn: Turn, event: Event) -> bytes:
         return framed_event(turn, event)
 
-    def heartbeat(self) -> bytes | None:
-        return None
+    def chunk(self, turn: Turn, text: str, number: int, final: bool, timestamp: str, seq: int) -> bytes:
+        return frame(pb.encode_chunk(turn.session_id, text, number, final, timestamp, turn.id, seq))
 
 
 GRPC = Grpc()

@@ -23,6 +23,9 @@ class Ndjson(BodyFraming):
     def encode(self, turn: Turn, event: Event) -> bytes:
         return ndjson.encode(event)
 
+    def chunk(self, turn: Turn, text: str, number: int, final: bool, timestamp: str, seq: int) -> bytes:
+        return ndjson.encode_chunk(text, number, final, timestamp, turn.id, seq)
+
     def heartbeat(self) -> bytes | None:
         return ndjson.encode(Heartbeat(timestamp()))
 
@@ -36,6 +39,9 @@ class Sse(BodyFraming):
 
     def encode(self, turn: Turn, event: Event) -> bytes:
         return sse.encode(event)
+
+    def chunk(self, turn: Turn, text: str, number: int, final: bool, timestamp: str, seq: int) -> bytes:
+        return sse.encode_chunk(text, number, final, timestamp, turn.id, seq)
 
     def heartbeat(self) -> bytes | None:
         return sse.KEEP_ALIVE

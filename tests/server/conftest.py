@@ -13,12 +13,12 @@ from hyperframe.frame import DataFrame, Frame, GoAwayFrame, HeadersFrame, RstStr
 from proto import ndjson
 from proto.events import Event, Heartbeat
 from proto.grpc_web import frame as message
-from server.lane import Follower
+from server.lane import Follower, Framing
 from server.listen import PREFACE
 from server.turn import Turn
 
 
-class Counted:
+class Counted(Framing):
     """A framing that counts how often each event is encoded."""
 
     name = "ndjson"

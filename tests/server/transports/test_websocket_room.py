@@ -8,7 +8,7 @@ import resource
 
 import pytest
 
-from server.frames import Framing
+from server.frames import WebSocket
 
 MEMBERS, CHUNKS = 1000, 200
 JOIN = b'{"type":"join_session","session_id":"room"}'
@@ -66,13 +66,18 @@ class Member(asyncio.Protocol):
 
 def test_a_thousand_members(serving, meet, many_files, monkeypatch):
     encoded = []
-    encode = Framing.encode
+    encode, chunk = WebSocket.encode, WebSocket.chunk
 
     def counting(self, turn, event):
         encoded.append(event.seq)
         return encode(self, turn, event)
 
-    monkeypatch.setattr(Framing, "encode", counting)
+    def counting_chunk(self, turn, text, number, final, timestamp, seq):
+        encoded.append(seq)
+        return chunk(self, turn, text, number, final, timestamp, seq)
+
+    monkeypatch.setattr(WebSocket, "encode", counting)
+    monkeypatch.setattr(WebSocket, "chunk", counting_chunk)
     monkeypatch.setattr("server.connection.CLOSE_SECONDS", 0.5)  # these members do not say goodbye
 
     async def scene():
