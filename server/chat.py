@@ -150,7 +150,7 @@ class Chat:
             saved = await self._store.turn(check_turn_id(turn_id))
             if saved is None:
                 raise ChatError("not_found", "There is no such turn: its session was deleted, or it never was.")
-            turn = self._kept.get(turn_id) or restored(saved)
+            turn = self._kept.get(turn_id) or restored(saved, self.stats)
             self._kept.keep(turn)
         return turn
 

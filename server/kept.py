@@ -3,6 +3,7 @@
 from collections import OrderedDict
 
 from proto.events import GENERATING, SessionInfo, Status
+from server.lane import Observer
 from server.stores import SavedTurn
 from server.turn import HEAD_EVENTS, Turn
 
@@ -35,10 +36,11 @@ class KeptTurns:
             self.events -= _weight(turn)
 
 
-def restored(saved: SavedTurn) -> Turn:
+def restored(saved: SavedTurn, observer: Observer) -> Turn:
     """A turn out of what a store kept."""
     info = SessionInfo(saved.session_id, saved.model, saved.timestamp, saved.id, 1, saved.is_new_session, saved.message)
-    turn = Turn(info, Status(GENERATING, saved.context_messages, saved.omitted_messages, saved.id, 2))
+    status = Status(GENERATING, saved.context_messages, saved.omitted_messages, saved.id, 2)
+    turn = Turn(info, status, observer=observer)
     turn.restore(saved.chunks, saved.final, saved.terminal)
     return turn
 

@@ -21,6 +21,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from proto.events import Chunk, Event
+from server.clock import timestamp
 
 if TYPE_CHECKING:
     from server.turn import Turn
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 STALL_SECONDS = 30.0
-Writers = tuple[Callable[[bytes], object], ...]
 
 PASS_BYTES = 8192  # how much may gather in one pass of the loop: then a full transport must have its say
 SLICE_EVENTS = 256  # how many events a reader that catches up is written at once
@@ -72,8 +72,17 @@ class Reader(Protocol):
         """The peer has taken nothing for `STALL_SECONDS`."""
 
 
+class Counter:
+    """What was handed to readers."""
+
+    def __init__(self) -> None:
+        self.bytes = 0
+
+
 class Observer(Protocol):
-    """Who keeps count of readers (the chat does)."""
+    """Who keeps count of readers (the chat's statistics do)."""
+
+    def counter(self, framing: Framing) -> Counter: ...
 
     def joined(self, follower: "Follower") -> None: ...
 
@@ -85,10 +94,9 @@ class Follower:
 
     __slots__ = (
         "_behind",
-        "_bytes",
         "_closed",
         "_cursor",
-        "_mark",
+        "_live",
         "_paused",
         "_stall",
         "lane",
@@ -103,19 +111,13 @@ class Follower:
         self.start = after
         self._cursor = after
         self.lane = lane
-        self._bytes = 0
-        self._mark = -1  # the lane's byte count when this reader went live; -1 while it is not
-        self._paused = self._behind = self._closed = False
+        self._live = self._paused = self._behind = self._closed = False
         self._stall: asyncio.TimerHandle | None = None
 
     @property
     def cursor(self) -> int:
         """The seq of the last event that was written to this reader."""
-        return self._cursor if self._mark < 0 else self.turn.last_seq
-
-    @property
-    def bytes(self) -> int:
-        return self._bytes if self._mark < 0 else self._bytes + self.lane.bytes - self._mark
+        return self.turn.last_seq if self._live else self._cursor
 
     @property
     def chunks(self) -> int:
@@ -148,18 +150,15 @@ class Follower:
         while not self._paused and not self._closed and self._cursor < turn.last_seq:
             frames = lane.frames_after(self._cursor)
             self._cursor += len(frames)
-            data = b"".join(frames)
-            self._bytes += len(data)
-            self.reader.write(data)  # may call pause()
+            lane.write(self.reader, frames)  # may call pause()
         if self._closed:
             return
         if turn.terminal is not None and self._cursor == turn.last_seq:
             self.end()
         elif not self._paused:
             self._caught_up()
-            self._mark = lane.bytes
-            lane.live[self] = self.reader.write
-            lane.writers = None
+            self._live = True
+            lane.join(self)
 
     def close(self) -> None:
         """The reader is gone, or has had everything."""
@@ -177,14 +176,12 @@ class Follower:
         self.reader.ended(self)
 
     def _leave_lane(self) -> None:
-        if self._mark >= 0:
+        if self._live:
             self.lane.flush()
-        if self._mark >= 0:  # still: what was handed over may have made it leave
+        if self._live:  # still: what was handed over may have made it leave
             self._cursor = self.turn.last_seq
-            self._bytes += self.lane.bytes - self._mark
-            self._mark = -1
-            del self.lane.live[self]
-            self.lane.writers = None
+            self._live = False
+            self.lane.leave(self)
 
     def _caught_up(self) -> None:
         if self._behind:
@@ -207,106 +204,118 @@ class Follower:
 
 
 class Outbox:
-    """What this pass of the loop has pushed, lane by lane, until the pass ends."""
+    """One pass of the loop: its time, which all that is said in it shares, and the lanes that have something to hand
+    over when it ends."""
 
-    __slots__ = ("_data", "_writers", "number")
+    __slots__ = ("_lanes", "now")
 
     def __init__(self) -> None:
-        self.number = 0  # of the pass
-        self._writers: list[Writers] = []
-        self._data: list[bytes] = []
+        self.now = ""  # nobody has asked in this pass
+        self._lanes: list[Lane] = []
 
-    def add(self, writers: Writers, data: bytes) -> int:
-        """The place of a lane's first data in this pass."""
-        place = len(self._data)
-        if not place:
-            asyncio.get_running_loop().call_soon(self._flush)
-        self._writers.append(writers)
-        self._data.append(data)
-        return place
+    def time(self) -> str:
+        """Now, for the first who asks in this pass."""
+        self._begin()
+        self.now = timestamp()
+        return self.now
 
-    def add_more(self, place: int, data: bytes) -> int:
-        """How much has gathered there."""
-        self._data[place] += data
-        return len(self._data[place])
+    def add(self, lane: "Lane") -> None:
+        if not self._lanes:
+            self._begin()
+        self._lanes.append(lane)
 
-    def take(self, place: int) -> tuple[Writers, bytes]:
-        writers, self._writers[place] = self._writers[place], ()
-        return writers, self._data[place]
+    def _begin(self) -> None:
+        if not self._lanes and not self.now:
+            asyncio.get_running_loop().call_soon(self._end)
 
-    def _flush(self) -> None:
-        writers, data = self._writers, self._data
-        self._writers, self._data = [], []
-        self.number += 1
-        for some, what in zip(writers, data, strict=True):
-            hand(some, what)
-
-
-def hand(writers: Writers, data: bytes) -> None:
-    for write in writers:
-        try:
-            write(data)
-        except Exception:  # a bug of one reader is no matter for the others
-            log.exception("a reader failed")
+    def _end(self) -> None:
+        self.now = ""
+        lanes, self._lanes = self._lanes, []
+        for lane in lanes:
+            lane.flush()
 
 
 class Lane:
     """The live readers of one framing of one turn."""
 
     __slots__ = (
+        "_counter",
+        "_hand",
         "_outbox",
-        "_pass",
-        "_place",
+        "_pending",
+        "_readers",
         "behind",
-        "bytes",
-        "chunk",
-        "encode",
         "first",
         "frames",
         "framing",
         "live",
         "recent",
         "turn",
-        "writers",
     )
 
-    def __init__(self, turn: "Turn", framing: Framing, outbox: Outbox) -> None:
+    def __init__(self, turn: "Turn", framing: Framing, outbox: Outbox, counter: Counter) -> None:
         self.turn = turn
         self.framing = framing
-        self.encode = framing.encode
-        self.chunk = framing.chunk
         self._outbox = outbox
-        self._pass = -1  # the pass of the loop in which something was pushed last, and its place in the outbox
-        self._place = 0
+        self._counter = counter
+        self._pending = b""  # pushed, and not yet handed to the live readers
         self.live: dict[Follower, Callable[[bytes], object]] = {}
-        self.writers: Writers | None = None  # live's values; None: to be made anew
-        self.bytes = 0
+        self._readers = 0  # how many are live
+        self._hand: Callable[[bytes], object] = self._hand_all
         self.behind = 0
         self.frames: list[bytes] = []  # made while somebody was behind; the first is of the event with seq `first`
         self.first = 0
         self.recent: tuple[tuple[int, int, int], list[bytes]] | None = None  # which slice of the log, and its frames
 
-    def push(self, data: bytes) -> bool:
-        """The frame of the turn's newest event: the live readers are handed it at the end of this pass of the loop.
-        True: that is too late, there is much already. The hot path: once per piece of every answer and lane."""
-        self.bytes += len(data)
+    def push(self, frame: bytes) -> bool:
+        """The turn's newest event: the live readers are handed it at the end of this pass of the loop. True: that is
+        too late, there is much already. The hot path: once per piece of every answer and lane."""
         if self.behind:
-            self.frames.append(data)
-        outbox = self._outbox
-        if self._pass == outbox.number:
-            return outbox.add_more(self._place, data) >= PASS_BYTES
-        writers = self.writers
-        if writers is None:
-            writers = self.writers = tuple(self.live.values())
-        self._pass = outbox.number
-        self._place = outbox.add(writers, data)
+            self.frames.append(frame)
+        pending = self._pending
+        if pending:
+            self._pending = pending = pending + frame
+            return len(pending) >= PASS_BYTES
+        self._pending = frame
+        self._outbox.add(self)
         return False
 
     def flush(self) -> None:
-        """Hand the live readers now what is pending."""
-        if self._pass == self._outbox.number:
-            self._pass = -1
-            hand(*self._outbox.take(self._place))
+        """Hand the live readers what is pending."""
+        data = self._pending
+        if data:
+            self._pending = b""
+            self._counter.bytes += len(data) * self._readers
+            try:
+                self._hand(data)
+            except Exception:  # a bug of one reader is no matter for the others
+                log.exception("a reader failed")
+
+    def join(self, follower: Follower) -> None:
+        self.live[follower] = follower.reader.write
+        self._change()
+
+    def leave(self, follower: Follower) -> None:
+        del self.live[follower]
+        self._change()
+
+    def _change(self) -> None:
+        """Who is handed what comes. The usual lane has one reader, and goes straight to its transport."""
+        self._readers = len(self.live)
+        self._hand = next(iter(self.live.values())) if self._readers == 1 else self._hand_all
+
+    def _hand_all(self, data: bytes) -> None:
+        for write in tuple(self.live.values()):  # a write may pause its reader, which leaves
+            try:
+                write(data)
+            except Exception:
+                log.exception("a reader failed")
+
+    def write(self, reader: Reader, frames: list[bytes]) -> None:
+        """To one reader, what it has missed."""
+        data = b"".join(frames)
+        self._counter.bytes += len(data)
+        reader.write(data)
 
     def keep(self) -> None:
         if not self.behind:
@@ -328,5 +337,5 @@ class Lane:
             most = min(most, self.first - 1 - cursor)
         asked = cursor, most, self.turn.last_seq
         if self.recent is None or self.recent[0] != asked:  # a whole room of members comes to a turn at once
-            self.recent = asked, [self.encode(self.turn, event) for event in self.turn.events(cursor, most)]
+            self.recent = asked, [self.framing.encode(self.turn, event) for event in self.turn.events(cursor, most)]
         return self.recent[1]

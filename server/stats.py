@@ -7,20 +7,20 @@ from collections.abc import Iterable, Iterator, Mapping
 from proto.answers import Health, ServerStats, TransportStats
 from proto.events import Usage
 from server.clock import rfc3339
-from server.lane import Follower
+from server.lane import Counter, Follower, Framing
 
 FRAMEWORK = "aiohttp + grpclib"
 TRANSPORTS = ("rest", "ndjson", "sse", "websocket", "grpc", "grpc_web")
 SAMPLES = 1024  # first-chunk times kept per transport: the quantiles speak of the latest
 
 
-class TransportFigures:
+class TransportFigures(Counter):
     """One transport since the start."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.requests = 0
         self.chunks = 0
-        self.bytes = 0
         self.first_chunks: deque[float] = deque(maxlen=SAMPLES)
         self.followers: dict[Follower, None] = {}
 
@@ -31,7 +31,7 @@ class TransportFigures:
             requests=self.requests,
             open_streams=len(self.followers),
             chunks=self.chunks + sum(follower.chunks for follower in self.followers),
-            bytes=self.bytes + sum(follower.bytes for follower in self.followers),
+            bytes=self.bytes,
             first_chunk_p50=quantile(times, 0.5),
             first_chunk_p99=quantile(times, 0.99),
         )
@@ -81,6 +81,9 @@ class Stats:
         if usage.cost is not None:
             self.cost = (self.cost or 0.0) + usage.cost
 
+    def counter(self, framing: Framing) -> Counter:
+        return self.transports[framing.name]
+
     def joined(self, follower: Follower) -> None:
         self.transports[follower.reader.framing.name].followers[follower] = None
         self.open_streams += 1
@@ -90,7 +93,6 @@ class Stats:
         if figures.followers.pop(follower, follower) is None:
             self.open_streams -= 1
             figures.chunks += follower.chunks
-            figures.bytes += follower.bytes
 
     def health(self, status: str, model: str, sessions: int) -> Health:
         """The figures that cost nothing, however many streams are open: they are asked for every few seconds."""

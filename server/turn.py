@@ -14,8 +14,8 @@ from collections.abc import Callable, Sequence
 from proto.answers import TurnSnapshot
 from proto.events import Chunk, Complete, Error, Event, SessionInfo, Status
 from proto.requests import invalid
-from server.clock import seconds_of, timestamp
-from server.lane import Follower, Lane, Observer, Outbox, Reader
+from server.clock import seconds_of
+from server.lane import Counter, Follower, Lane, Observer, Outbox, Reader
 
 HEAD_EVENTS = 2  # session_info and status; chunk n has seq HEAD_EVENTS + n
 
@@ -176,7 +176,7 @@ class Turn:
 
     def chunk(self, text: str, final: bool = False) -> None:
         """The hot path: once per piece of every answer."""
-        now = timestamp()
+        now = self._outbox.now or self._outbox.time()
         self._said += (text, now)
         self.last_seq = seq = self.last_seq + 1
         if self.first_chunk_at is None:
@@ -185,7 +185,7 @@ class Turn:
             self.final = True
         much = False
         for lane in self._lanes:
-            much |= lane.push(lane.chunk(self, text, seq - HEAD_EVENTS, final, now, seq))
+            much |= lane.push(lane.framing.chunk(self, text, seq - HEAD_EVENTS, final, now, seq))
         if much:  # only when all lanes have it: to hand something on may make readers come and go
             for lane in self._lanes:
                 lane.flush()
@@ -195,7 +195,7 @@ class Turn:
         self.last_seq += 1
         self.terminal = terminal
         for lane in self._lanes:
-            lane.push(lane.encode(self, terminal))
+            lane.push(lane.framing.encode(self, terminal))
         self.stop = _nothing
         for timer in (self._grace_timer, self._beat_timer):
             if timer is not None:
@@ -240,7 +240,8 @@ class Turn:
             if lane.framing is framing:
                 break
         else:
-            lane = Lane(self, framing, self._outbox)
+            counter = Counter() if self._observer is None else self._observer.counter(framing)
+            lane = Lane(self, framing, self._outbox, counter)
             self._lanes = (*self._lanes, lane)
         follower = reader.follower = Follower(self, reader, after, lane)
         self.attend()

@@ -90,16 +90,18 @@ class DemoModel(Pushing):
 
     def push(self, messages: Sequence[Message], say: Say, done: Done) -> Stop:
         chunks, rate, fail_after = self._settings
-        pieces = _pieces(compose(messages)) if chunks is None else _exactly(chunks)
+        pieces, count = _WORDS, chunks
+        if count is None:
+            pieces = _pieces(compose(messages))
+            count = len(pieces)
         end: End | ChatError
         if fail_after is None:
-            end = End(pieces.pop())
+            count -= 1
+            end = End(pieces[count % len(pieces)])
         else:
-            pieces = pieces[:fail_after]
-            end = ChatError(
-                "model_error", f"The demo model broke after {len(pieces)} pieces, as asked.", retryable=True
-            )
-        speech = Speech(pieces, end, say, done)
+            count = min(count, fail_after)
+            end = ChatError("model_error", f"The demo model broke after {count} pieces, as asked.", retryable=True)
+        speech = Speech(pieces, count, end, say, done)
         if rate:
             self._pace(rate).add(speech)
         else:
@@ -108,12 +110,14 @@ class DemoModel(Pushing):
 
 
 class Speech:
-    """One answer on its way: pieces, then the end."""
+    """One answer on its way: so many of the pieces, over and over again if need be, then the end."""
 
-    __slots__ = ("_done", "_end", "_left", "_say", "stopped")
+    __slots__ = ("_count", "_done", "_end", "_pieces", "_said", "_say", "stopped")
 
-    def __init__(self, pieces: list[str], end: End | ChatError, say: Say, done: Done) -> None:
-        self._left = iter(pieces)
+    def __init__(self, pieces: list[str], count: int, end: End | ChatError, say: Say, done: Done) -> None:
+        self._pieces = pieces
+        self._count = count
+        self._said = 0
         self._end = end
         self._say = say
         self._done = done
@@ -126,9 +130,11 @@ class Speech:
         """The next piece, or the end; whether there is more."""
         if self.stopped:
             return False
-        for text in self._left:
+        said = self._said
+        if said < self._count:
+            self._said = said + 1
             try:
-                self._say(text)
+                self._say(self._pieces[said % len(self._pieces)])
             except Exception:  # a bug of the listener is no matter for the others of this beat
                 log.exception("the listener failed")
                 self._done(ChatError("internal", "The server failed while answering; its log says more."))
@@ -193,11 +199,6 @@ def settings(model_id: str) -> Settings:
         raise invalid(f"A demo model makes 1 to {MAX_CHUNKS} chunks, at most {MAX_RATE:.0f} a second.")
     fail_after = values.get("fail_after")
     return Settings(int(chunks) if chunks else None, rate, None if fail_after is None else int(fail_after))
-
-
-def _exactly(chunks: int) -> list[str]:
-    """So many pieces of running text."""
-    return (_WORDS * (chunks // len(_WORDS) + 1))[:chunks]
 
 
 def _pieces(text: str) -> list[str]:
