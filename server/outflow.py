@@ -30,17 +30,22 @@ _ENDLESS = SimpleNamespace(outbound_flow_control_window=math.inf, max_outbound_f
 
 def _literal(name: bytes, value: bytes) -> bytes:
     """A header field that is not to be remembered (RFC 7541 section 6.2.2)."""
+    assert len(value) < 127
     return b"\0%c%b%c%b" % (len(name), name, len(value), value)
 
 
-_HEAD_BLOCK = (
+# Header blocks that use HPACK's static table only, and so are the same on every connection.
+_HEAD = (
     b"\x88"  # :status 200
     + _literal(b"content-type", b"application/grpc+proto")
     + _literal(b"grpc-accept-encoding", b"identity,gzip")
 )
-_TAIL_BLOCK = _literal(b"grpc-status", b"0")
-_HEAD = len(_HEAD_BLOCK).to_bytes(3) + b"\x01\x04"  # HEADERS, END_HEADERS
-_TAIL = len(_TAIL_BLOCK).to_bytes(3) + b"\x01\x05"  # HEADERS, END_HEADERS and END_STREAM
+_TAIL = _literal(b"grpc-status", b"0")
+
+
+def _headers(block: bytes, number: bytes, end: bool) -> bytes:
+    """A HEADERS frame with END_HEADERS, and END_STREAM at the end of a call."""
+    return b"%b\x01%c%b%b" % (len(block).to_bytes(3), 5 if end else 4, number, block)
 
 
 class Paused(Protocol):
@@ -55,15 +60,28 @@ class Outflow:
     """The messages of one call. Those who write are paused while the peer takes no more; what they write nevertheless
     waits in `_pending`."""
 
-    __slots__ = ("_drained", "_h2", "_h2_stream", "_head", "_paused", "_pending", "_send", "_stream", "readers")
+    __slots__ = (
+        "_begin",
+        "_drained",
+        "_h2",
+        "_h2_stream",
+        "_head",
+        "_paused",
+        "_pending",
+        "_send",
+        "_stream",
+        "readers",
+    )
 
-    def __init__(self, stream: "ServerStream") -> None:
+    def __init__(self, stream: "ServerStream", begin: bytes = b"") -> None:
+        """`begin`: the answer's HEADERS frame, if it is still to be sent; it then goes out with the first message."""
         assert stream.id is not None
         self._stream = stream
         self._h2: Any = stream.connection.h2
         self._h2_stream: Any = self._h2.streams[stream.id]
         self._head = b"\0\0" + stream.id.to_bytes(4)  # of a DATA frame, after its length: type, flags, stream
-        self._send: Callable[[bytes], object] = stream._transport.write
+        self._begin = begin
+        self._send: Callable[[bytes], object] = self._send_first if begin else stream._transport.write
         self._pending = bytearray()
         self._paused = not stream.connection.write_ready.is_set()
         self._drained: asyncio.Future[None] | None = None
@@ -88,6 +106,16 @@ class Outflow:
             self._flush()
             if len(self._pending) > MAX_PENDING_BYTES:
                 self.drop()
+
+    def _send_first(self, frames: bytes) -> None:
+        begin, self._begin = self._begin, b""
+        self._send = self._stream._transport.write
+        self._send(begin + frames)
+
+    def begin(self) -> None:
+        """The peer wants to know that the call is on, long before its first message."""
+        if self._begin:
+            self._send_first(b"")
 
     def _flush(self) -> None:
         h2, stream, pending = self._h2, self._h2_stream, self._pending
@@ -156,6 +184,8 @@ class Outflow:
 
     def close(self) -> None:
         """The call has ended; what is still written goes nowhere."""
+        if self._stream.closable:
+            self.begin()
         self._send = _nowhere
         self._h2 = self._h2_stream = _ENDLESS
         self._paused = False
@@ -215,33 +245,55 @@ class ServerStream(Stream):
         super().__terminated__(reason)
 
     def answer(self, payload: bytes) -> bool:
-        """Send the whole answer of a unary call in one write; False where that is h2's business.
-
-        The header blocks use HPACK's static table only, so they are the same on every connection. By way of grpclib
-        and h2 the same bytes cost three writes, and a quarter of the call's time.
-        """
+        """Send the whole answer of a unary call in one write; False where that is h2's business. By way of grpclib and
+        h2 the same bytes cost three writes, and a quarter of the call's time."""
         assert self.id is not None
         h2: Any = self._h2_connection
         stream = h2.streams.get(self.id)
         size = PREFIX.size + len(payload)
         if (
-            not self.closable
-            or not self.connection.write_ready.is_set()
+            not self._can_say_headers()
             or size > min(stream.outbound_flow_control_window, h2.outbound_flow_control_window)
             or size > h2.max_outbound_frame_size
-            or h2.encoder.table_size_changes  # which must be told in the next header block
             or (len(payload) >= GZIP_MIN_BYTES and "gzip" in self.peer_header("grpc-accept-encoding"))
         ):
             return False
         stream.outbound_flow_control_window -= size
         h2.outbound_flow_control_window -= size
-        stream.state_machine.process_input(StreamInputs.SEND_HEADERS)
-        stream.state_machine.process_input(StreamInputs.SEND_END_STREAM)
         number = self.id.to_bytes(4)
-        head = (_HEAD, number, _HEAD_BLOCK, size.to_bytes(3), b"\0\0", number, PREFIX.pack(0, len(payload)), payload)
-        self._transport.write(b"".join((*head, _TAIL, number, _TAIL_BLOCK)))
-        self.ended = True
+        data = (size.to_bytes(3), b"\0\0", number, PREFIX.pack(0, len(payload)), payload)
+        self._transport.write(b"".join((self._say_headers(_HEAD), *data, self._say_headers(_TAIL, end=True))))
         return True
+
+    def begin(self, metadata: dict[str, str]) -> bytes:
+        """The HEADERS frame that begins an answer, for its outflow to send; none where that is h2's business."""
+        if not self._can_say_headers():
+            return b""
+        more = [_literal(name.encode(), value.encode()) for name, value in metadata.items()]
+        return self._say_headers(b"".join((_HEAD, *more)))
+
+    def finish(self) -> bool:
+        """Send the trailers of a call that went well; False where that is h2's business."""
+        if not self._can_say_headers():
+            return False
+        assert self.outflow is not None
+        self.outflow.close()
+        self._transport.write(self._say_headers(_TAIL, end=True))
+        return True
+
+    def _can_say_headers(self) -> bool:
+        # A new size of HPACK's table must be told in the next header block.
+        table: Any = self._h2_connection.encoder
+        return self.closable and self.connection.write_ready.is_set() and not table.table_size_changes
+
+    def _say_headers(self, block: bytes, end: bool = False) -> bytes:
+        assert self.id is not None
+        state = self._h2_connection.streams[self.id].state_machine
+        state.process_input(StreamInputs.SEND_HEADERS)
+        if end:
+            state.process_input(StreamInputs.SEND_END_STREAM)
+            self.ended = True
+        return _headers(block, self.id.to_bytes(4), end)
 
     def refuse(self, status: Status, message: str) -> None:
         """Answer a call that has not begun."""

@@ -110,9 +110,13 @@ class ChatService:
             await outflow.drained()
         finally:
             reader.close()
+        if cast(ServerStream, stream._stream).finish():
+            stream._send_trailing_metadata_done = True
 
     async def _converse(self, stream: Call) -> None:
-        conversation = Conversation(self._rpc, GRPC, stream, await _outflow(stream, {}), _client(stream))
+        outflow = await _outflow(stream, {})
+        outflow.begin()
+        conversation = Conversation(self._rpc, GRPC, stream, outflow, _client(stream))
         self._conversations.add(conversation)
         try:
             await conversation.run()
@@ -133,8 +137,13 @@ async def _request(stream: Stream[Any, Any]) -> Any:
 
 
 async def _outflow(stream: Stream[Any, Any], metadata: dict[str, str]) -> Outflow:
-    await stream.send_initial_metadata(metadata=metadata)
-    return Outflow(cast(ServerStream, stream._stream))
+    call = cast(ServerStream, stream._stream)
+    begin = call.begin(metadata)
+    if begin:
+        stream._send_initial_metadata_done = True
+    else:
+        await stream.send_initial_metadata(metadata=metadata)
+    return Outflow(call, begin)
 
 
 def _client(stream: Stream[Any, Any]) -> str:

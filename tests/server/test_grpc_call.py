@@ -6,7 +6,7 @@ import struct
 
 import pytest
 from h2.errors import ErrorCodes
-from hyperframe.frame import DataFrame, SettingsFrame, WindowUpdateFrame
+from hyperframe.frame import DataFrame, HeadersFrame, SettingsFrame, WindowUpdateFrame
 
 from proto import chat_pb2, pb
 from proto.grpc_stream import MAX_MESSAGE_BYTES
@@ -173,6 +173,23 @@ def test_one_who_does_not_read_misses_nothing(serving, peer, run):
             one.reader._transport.resume_reading()
             assert await one.end(stream) == 0
             assert one.data(stream) == b"".join(encoded(turn))
+
+    run(scenario())
+
+
+def test_a_call_that_ends_before_its_first_message_left_has_headers_and_trailers(serving, peer, run):
+    async def scenario():
+        async with serving() as app, peer(app, {WINDOW: 0}) as one:
+            request = chat_pb2.ChatRequest(message="x", model_id="demo?chunks=1000&rate=50").SerializeToString()
+            stream = one.call("StreamChat", request, [("grpc-timeout", "100m")])
+            assert await one.end(stream) == 4
+            first, last = (frame.fields for frame in one.frames if isinstance(frame, HeadersFrame))
+            (turn,) = app.chat._running
+            assert (first[":status"], first["fivewire-turn-id"]) == ("200", turn)
+            assert ":status" not in last
+            assert one.data_bytes == 0
+            one.send(SettingsFrame(0, settings={WINDOW: 2**16}))
+            await one.well()
 
     run(scenario())
 
