@@ -38,7 +38,7 @@ MODELS = (
 FLOOD = "demo?chunks=4000&rate=0"
 AWAY_SECONDS = 0.1
 PATIENCE_SECONDS = 60.0
-MAX_MORE_MEMORY_BYTES = 16 * 2**20  # a phase; it grows by some kB a turn, traced Python memory does not: unexplained
+MAX_MORE_MEMORY_BYTES = 16 * 2**20  # a phase: what is kept for those who resume fills up to its bounds
 
 
 class Wrong(Exception):
