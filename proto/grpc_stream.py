@@ -68,6 +68,14 @@ class Codec(ProtoCodec):
             raise GRPCError(self._bad_bytes, f"The message is not a {message_type.DESCRIPTOR.full_name}.") from None
 
 
+class SmallEvent(asyncio.Event):
+    """An event with a list of those who wait. asyncio has a deque, the smallest of which takes 760 bytes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._waiters: Any = []
+
+
 class Stream(protocol.Stream):
     """One call: what crosses it is bounded, and gzipped where both ends want it."""
 
@@ -75,6 +83,10 @@ class Stream(protocol.Stream):
     gzip_sent = False  # whether this end may compress
     ended = False  # whether this end has said its last
     _payload: bytes | None = None
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.window_updated = SmallEvent()
 
     def peer_header(self, name: str) -> str:
         return next((value for key, value in self.headers or () if key == name), "")

@@ -25,10 +25,10 @@ from h2.errors import ErrorCodes
 from h2.events import ConnectionTerminated, DataReceived, Event, RemoteSettingsChanged, StreamReset, WindowUpdated
 from h2.exceptions import FrameTooLargeError, ProtocolError
 from h2.frame_buffer import CONTINUATION_BACKLOG
-from h2.settings import SettingCodes, Settings
+from h2.settings import ChangedSetting, SettingCodes, Settings
 from hyperframe.frame import GoAwayFrame
 
-from proto.grpc_stream import Stream
+from proto.grpc_stream import SmallEvent, Stream
 
 LINGER_SECONDS = 1.0
 BITE_BYTES = 2**14  # read so much at once, so that abuse is seen before it has cost much
@@ -59,6 +59,11 @@ class Connection(protocol.Connection):
     gzip = False
     stream_class: type[Stream] = Stream
     _lingering: asyncio.TimerHandle | None = None
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.write_ready = SmallEvent()
+        self.write_ready.set()
 
     @property
     def h2(self) -> H2Connection:
@@ -196,24 +201,39 @@ _PROCESSORS = {
 }
 
 
-class _Values(list[int | None]):
-    """A setting's present value and those to come. h2 has a deque, the smallest of which takes 760 bytes."""
-
-    def popleft(self) -> int | None:
-        return self.pop(0)
-
-
 class SmallSettings(Settings):
-    """Settings of the known kinds only: h2 keeps whatever a peer makes up, 65,536 of them."""
+    """Settings of the known kinds only: h2 keeps whatever a peer makes up, 65,536 of them. It keeps the values of each
+    in a deque, the smallest of which takes 760 bytes; here is the present value, and the one that waits to be
+    acknowledged."""
 
     def __init__(self, client: bool, initial_values: dict[SettingCodes, int] | None = None) -> None:
         super().__init__(client, initial_values)
-        self._settings: Any = {code: _Values(values) for code, values in self._settings.items()}
+        self._settings: Any = {code: values[0] for code, values in self._settings.items()}
+        self._next: dict[SettingCodes | int, int] = {}
+
+    def __getitem__(self, code: SettingCodes | int) -> int:
+        value: int = self._settings[code]
+        return value
 
     def __setitem__(self, code: SettingCodes | int, value: int) -> None:
         if code in _KNOWN_SETTINGS:
-            self._settings.setdefault(code, _Values([None]))
-            super().__setitem__(code, value)
+            self.validate_received_setting(code, value)
+            self._next[code] = value
+
+    def acknowledge(self) -> dict[SettingCodes | int, ChangedSetting]:
+        changes = {code: ChangedSetting(code, self._settings.get(code), value) for code, value in self._next.items()}
+        self._settings.update(self._next)
+        self._next = {}
+        return changes
+
+
+class _Entries(list[tuple[bytes, bytes]]):
+    """The entries of a header table, of which there are few. hpack has a deque."""
+
+    __slots__ = ()
+
+    def appendleft(self, entry: tuple[bytes, bytes]) -> None:
+        self.insert(0, entry)
 
 
 _KNOWN_SETTINGS = frozenset(SettingCodes)
@@ -237,6 +257,8 @@ class H2(H2Connection):
         }
         self.local_settings = SmallSettings(config.client_side, settings)
         self.remote_settings = SmallSettings(not config.client_side)
+        for coder in (self.encoder, self.decoder):
+            cast(Any, coder.header_table).dynamic_entries = _Entries()
 
     @property
     def open_inbound_streams(self) -> int:

@@ -47,6 +47,9 @@ MAX_UNREAD_BYTES = 4 * 2**20  # in the socket's buffer; more is what comes of re
 PREFACE_SECONDS = 10.0
 IDLE_SECONDS = 600.0
 
+# Of a call's headers, those that mean something here, and their usual values: one string each for all calls.
+_USED = {name: name for name in (":method", ":path", "te", "content-type", "grpc-encoding", "grpc-accept-encoding")}
+_USUAL = {value: value for value in ("POST", "trailers", "application/grpc", "identity", "gzip", "identity,gzip")}
 _TIMEOUT = re.compile(r"[0-9]{1,8}[HMSmun]")
 log = logging.getLogger(__name__)
 
@@ -164,7 +167,6 @@ class Calls(grpclib.server.Handler):
         return {*self._tasks.values(), *self._cancelled}
 
     def accept(self, stream: Any, headers: Headers, release_stream: Callable[[], Any]) -> None:
-        stream.headers = headers
         if len(self._protocol.processor.streams) > MAX_CONCURRENT_STREAMS:
             cast(ServerH2, stream.connection.h2).budget -= 1
             return self._refuse(stream, release_stream, ErrorCodes.REFUSED_STREAM)
@@ -179,8 +181,9 @@ class Calls(grpclib.server.Handler):
         if timeouts:
             seconds = min(map(decode_timeout, timeouts))
             stream.deadline = self.loop.call_later(seconds, _time_is_up, stream)
-            headers = [header for header in headers if header[0] != "grpc-timeout"]
-        super().accept(stream, headers, release_stream)
+        # grpclib holds on to them as long as the call lasts.
+        stream.headers = [(_USED[name], _USUAL.get(value, value)) for name, value in headers if name in _USED]
+        super().accept(stream, stream.headers, release_stream)
         self._tasks[stream].add_done_callback(partial(self._ended, stream, release_stream))
         return None
 
