@@ -240,7 +240,7 @@ class Lane:
 
     __slots__ = (
         "_counter",
-        "_hand",
+        "_only",
         "_outbox",
         "_pending",
         "_readers",
@@ -261,7 +261,7 @@ class Lane:
         self._pending = b""  # pushed, and not yet handed to the live readers
         self.live: dict[Follower, Callable[[bytes], object]] = {}
         self._readers = 0  # how many are live
-        self._hand: Callable[[bytes], object] = self._hand_all
+        self._only: Callable[[bytes], object] | None = None  # the one who is, where it is one
         self.behind = 0
         self.frames: list[bytes] = []  # made while somebody was behind; the first is of the event with seq `first`
         self.first = 0
@@ -287,8 +287,15 @@ class Lane:
             self._pending = b""
             self._counter.bytes += len(data) * self._readers
             try:
-                self._hand(data)
+                (self._only or self._to_all)(data)
             except Exception:  # a bug of one reader is no matter for the others
+                log.exception("a reader failed")
+
+    def _to_all(self, data: bytes) -> None:
+        for write in tuple(self.live.values()):  # a write may pause its reader, which leaves
+            try:
+                write(data)
+            except Exception:
                 log.exception("a reader failed")
 
     def join(self, follower: Follower) -> None:
@@ -300,16 +307,8 @@ class Lane:
         self._change()
 
     def _change(self) -> None:
-        """Who is handed what comes. The usual lane has one reader, and goes straight to its transport."""
         self._readers = len(self.live)
-        self._hand = next(iter(self.live.values())) if self._readers == 1 else self._hand_all
-
-    def _hand_all(self, data: bytes) -> None:
-        for write in tuple(self.live.values()):  # a write may pause its reader, which leaves
-            try:
-                write(data)
-            except Exception:
-                log.exception("a reader failed")
+        self._only = next(iter(self.live.values())) if self._readers == 1 else None
 
     def write(self, reader: Reader, frames: list[bytes]) -> None:
         """To one reader, what it has missed."""
