@@ -209,6 +209,7 @@ class Asking:
         if self._over:
             return
         self._over = True
+        self._cancel = _nothing  # what stops the model holds us: no cycle
         turn, session, stats = self.turn, self.session, self._desk.stats
         end = outcome if isinstance(outcome, End) else None
         error = outcome if isinstance(outcome, ChatError) else None
@@ -294,7 +295,8 @@ def _outcome(task: "asyncio.Task[End]") -> End | ChatError:
     if failure is None:
         return task.result()
     if isinstance(failure, ChatError):
-        return failure
+        failure.__cause__ = failure.__context__ = None  # their frames hold what was asked, and one another
+        return failure.with_traceback(None)
     log.error("the model's provider failed unexpectedly", exc_info=failure)
     return ChatError("internal", "The server failed while answering; its log says more.")
 

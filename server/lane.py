@@ -54,7 +54,7 @@ class Framing(ABC):
 class Reader(Protocol):
     """What a transport gives to follow a turn. Nothing of it may block."""
 
-    follower: "Follower | None"  # set before the first write, which may find the transport full
+    follower: "Follower | None"  # from before the first write, which may find the transport full, until it is closed
 
     @property
     def framing(self) -> Framing: ...
@@ -169,6 +169,7 @@ class Follower:
         self._leave_lane()
         self._caught_up()
         self.turn.left(self)
+        self.reader.follower = None  # else the log would be held by a cycle, and wait for the garbage collector
 
     def end(self) -> None:
         """All is written: the reader is told."""

@@ -40,9 +40,18 @@ class Recorder:
     def __init__(self, framing: Counted, pause_at: Callable[[int], bool] = lambda number: False) -> None:
         self.framing = framing
         self.writes: list[bytes] = []
-        self.follower: Follower | None = None
+        self._follower: Follower | None = None
         self.ends = self.drops = self.waiting = 0
         self._pause_at = pause_at
+
+    @property
+    def follower(self) -> Follower | None:
+        """Also of one who has had everything."""
+        return self._follower
+
+    @follower.setter
+    def follower(self, follower: Follower | None) -> None:
+        self._follower = follower or self._follower
 
     def write(self, data: bytes) -> None:
         self.writes.append(data)
