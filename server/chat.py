@@ -32,7 +32,8 @@ from server.stats import Stats
 from server.stores import Key, SavedSession, Store
 from server.turn import Turn
 
-CHECKPOINT_SECONDS = 0.5
+CHECKPOINT_SECONDS = 0.5  # in which every running turn has its turn
+CHECKPOINT_TURNS = 250  # at once, if that takes no more slices than CHECKPOINT_SLICES: each is a commit to the disk
 CHECKPOINT_SLICES = 10
 MAX_KEPT_KEYS = 10_000
 MAX_PAGE = 500
@@ -223,8 +224,9 @@ class Chat:
     def _checkpoint(self) -> None:
         """Give the store what has grown, of a slice of the running turns."""
         waiting = self._to_checkpoint
+        slices = min(CHECKPOINT_SLICES, -(-len(waiting) // CHECKPOINT_TURNS))
         parts = []
-        for _ in range(-(-len(waiting) // CHECKPOINT_SLICES)):
+        for _ in range(-(-len(waiting) // slices)):
             asking = waiting.popleft()
             if asking.turn.id in self._running:
                 waiting.append(asking)
@@ -234,9 +236,7 @@ class Chat:
         if parts:
             self._store.checkpoint(parts)
         self._checkpoint_timer = (
-            asyncio.get_running_loop().call_later(CHECKPOINT_SECONDS / CHECKPOINT_SLICES, self._checkpoint)
-            if waiting
-            else None
+            asyncio.get_running_loop().call_later(CHECKPOINT_SECONDS / slices, self._checkpoint) if waiting else None
         )
 
     # Sessions
