@@ -164,6 +164,7 @@ class Events(protocol.EventsProcessor):
             last = encoder.header_table_size
             least = min(last, *encoder.table_size_changes)
             encoder.table_size_changes = [least, last] if least < last else [last]
+            encoder.header_table.resized = True  # else hpack tells nothing: the last of its values was no change
         if SettingCodes.INITIAL_WINDOW_SIZE in event.changed_settings:
             self.windows_opened()
 

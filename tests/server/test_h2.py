@@ -231,6 +231,29 @@ def test_what_a_peer_offers_to_remember_is_not_used(serving, peer, run):
     run(scenario())
 
 
+@pytest.mark.parametrize("sizes", [(0,), (100,), (0, 4096), (2**16,), (2**16, 100), (4096,)])
+def test_a_peer_is_told_how_much_is_remembered_of_what_it_allows(serving, peer, run, sizes):
+    def acknowledged(one):
+        return sum(isinstance(frame, SettingsFrame) and "ACK" in frame.flags for frame in one.frames)
+
+    async def scenario():
+        async with serving() as app, peer(app) as one:
+            await one.well()
+            one.send(*[SettingsFrame(0, settings={SettingsFrame.HEADER_TABLE_SIZE: size}) for size in sizes])
+            await one.until(lambda _: acknowledged(one) > len(sizes))
+            one.decoder.max_allowed_table_size = sizes[-1]  # and it sees to that
+            for _ in range(3):
+                missing = one.call("FollowTurn", chat_pb2.FollowTurnRequest(turn_id="none").SerializeToString())
+                assert await one.end(missing) == 5
+                await one.well()
+            (connection,) = app._grpc._server.connections
+            encoder = connection.connection.h2.encoder
+            assert encoder.header_table_size == one.decoder.header_table_size == min(sizes[-1], MAX_HEADER_TABLE_BYTES)
+            assert not encoder.table_size_changes
+
+    run(scenario())
+
+
 @pytest.mark.parametrize("frozen", [True, False])
 def test_a_peer_that_answers_no_ping_is_gone(serving, peer, run, monkeypatch, frozen):
     quick = replace(
