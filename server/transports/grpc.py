@@ -103,6 +103,7 @@ class ChatService:
             outflow = await _outflow(stream, {"fivewire-turn-id": turn.id})
             reader = TurnReader(GRPC, outflow)
             turn.follow(reader, followed.after)
+            outflow.begin()  # where no message has left yet, the peer is not to wait for one
         finally:
             turn.neglect()
         try:

@@ -194,6 +194,23 @@ def test_a_call_that_ends_before_its_first_message_left_has_headers_and_trailers
     run(scenario())
 
 
+def test_one_who_follows_from_the_end_need_not_wait_for_the_headers(serving, peer, run):
+    async def scenario():
+        async with serving() as app, peer(app) as one:
+            request = chat_pb2.ChatRequest(message="x", model_id="demo?chunks=9&rate=0.001").SerializeToString()
+            one.call("StreamChat", request)
+            await one.until(lambda frame: isinstance(frame, DataFrame))
+            (turn,) = (asking.turn for asking in app.chat._running.values())
+            follow = chat_pb2.FollowTurnRequest(turn_id=turn.id, after=turn.last_seq).SerializeToString()
+            stream = one.call("FollowTurn", follow)
+            head = await one.until(lambda frame: isinstance(frame, HeadersFrame) and frame.stream_id == stream)
+            assert head.fields["fivewire-turn-id"] == turn.id
+            await app.chat.cancel(turn.id)
+            assert await one.end(stream) == 0
+
+    run(scenario())
+
+
 def test_a_window_that_never_opens(serving, peer, run, monkeypatch):
     for module in ("proto.grpc_stream", "server.outflow", "server.lane"):
         monkeypatch.setattr(f"{module}.STALL_SECONDS", 0.1)
