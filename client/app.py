@@ -37,11 +37,7 @@ async def run(settings: Settings) -> int:
     console = Console()
     if settings.message is None and sys.stdin.isatty() and console.terminal:
         return await _prompt(settings)
-    task = asyncio.current_task()
-    assert task is not None
-    with contextlib.suppress(NotImplementedError):  # on Windows, asyncio.run's own handler has to do
-        # That one does not wake the loop: a Ctrl-C that comes just before it goes to sleep is lost until a byte comes.
-        asyncio.get_running_loop().add_signal_handler(signal.SIGINT, task.cancel)
+    _wake_at_interrupts()
     messages = oneshot.lines_of(sys.stdin) if settings.message is None else oneshot.one(settings.message)
     conversation = Conversation(open_transport, settings.protocol, settings.server, oneshot.Reader(console))
     conversation.session_id = settings.session
@@ -50,6 +46,17 @@ async def run(settings: Settings) -> int:
         return await oneshot.run(conversation, messages, console, json=settings.json, plain=settings.plain)
     finally:
         await conversation.disconnect()
+
+
+def _wake_at_interrupts() -> None:
+    """asyncio.run's own handler does not wake the loop: a Ctrl-C that comes just before it goes to sleep is lost until
+    a byte comes. For a signal with a handler of the loop it wakes. Yet asyncio.run's stays: a second Ctrl-C raises
+    KeyboardInterrupt, also in a write that nobody reads, where a callback of the loop would wait for ever."""
+    handler = signal.getsignal(signal.SIGINT)
+    if callable(handler):  # not where SIGINT is ignored
+        with contextlib.suppress(NotImplementedError):  # on Windows
+            asyncio.get_running_loop().add_signal_handler(signal.SIGINT, lambda: None)
+            signal.signal(signal.SIGINT, handler)
 
 
 async def _prompt(settings: Settings) -> int:

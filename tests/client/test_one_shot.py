@@ -1,10 +1,12 @@
 """One message, or a pipe of them: the same text and the same events on every protocol, and exit codes that tell."""
 
+import fcntl
 import json
 import os
 import signal
 import subprocess
 import sys
+import termios
 import time
 import urllib.request
 from collections.abc import Callable
@@ -128,6 +130,26 @@ def test_interrupt_cancels_on_the_server(start_server: Callable[..., Any]) -> No
         code, _, err = result(process)
         assert (code, err) == (130, ""), name
         assert _get(url, f"/turns/{turns[name]}")["status"] == "cancelled", name
+
+
+def test_a_second_interrupt_ends_a_write_that_nobody_reads(start_server: Callable[..., Any]) -> None:
+    url = start_server("--model", "demo?chunks=50000&rate=0").url
+    process = client(url, "hi")
+    assert process.stdout is not None
+
+    def full() -> bool:
+        unread = []
+        for _ in range(2):
+            unread.append(fcntl.ioctl(process.stdout, termios.FIONREAD, bytes(4)))
+            time.sleep(0.2)
+        return unread[0] == unread[1] > bytes(4)
+
+    _until(full)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.2)  # two at once are one
+    process.send_signal(signal.SIGINT)
+    assert process.wait(WAIT_SECONDS) == 130
+    process.communicate()
 
 
 def test_output_that_is_no_terminal_has_no_sequences(start_server: Callable[..., Any]) -> None:
