@@ -286,6 +286,7 @@ class Lane:
         data = self._pending
         if data:
             self._pending = b""
+            self.recent = None  # nobody asks for it again: the log has grown
             self._counter.bytes += len(data) * self._readers
             try:
                 (self._only or self._to_all)(data)

@@ -198,6 +198,22 @@ def test_frames_are_kept_only_while_somebody_is_behind(run: Any, framing: Any, r
     run(test())
 
 
+def test_what_was_written_to_those_who_came_is_kept_until_the_next_event(run: Any, framing: Any, recorder: Any) -> None:
+    async def test() -> None:
+        turn, shared = new_turn(), framing()
+        turn.begin()
+        for _ in range(3):
+            recorder(shared).follow(turn)
+        (lane,) = turn._lanes
+        assert lane.recent is not None and shared.encoded == {1: 1, 2: 1}
+        turn.chunk("Hello")
+        await asyncio.sleep(0)
+        assert lane.recent is None
+        seal(turn)
+
+    run(test())
+
+
 def test_seal_reaches_readers_that_have_paused(run: Any, framing: Any, recorder: Any) -> None:
     async def test() -> None:
         turn, shared = new_turn(), framing()
