@@ -7,7 +7,7 @@
    of the pass, several events in one. That order, first all the thinking, then all the sending, is worth a sixth of a
    chunk's cost: `send` leaves the processor's caches full of other things. Before a reader comes or goes its lane is
    flushed, so that what is pending always belongs to the readers that are live. A reader that pauses while it is
-   handed something takes it all the same.
+   handed something takes it all the same. A pass that has gathered `PASS_BYTES` hands it over before it ends.
 3. The producer never waits. A reader whose transport is full pauses: it leaves the lane with its cursor. When the
    transport drains it resumes: what it missed is written in few large writes, then it is live again. The lane keeps
    the frames that it has made for as long as somebody is behind, so nothing is encoded twice.
@@ -269,8 +269,8 @@ class Lane:
         self.recent: tuple[tuple[int, int, int], list[bytes]] | None = None  # which slice of the log, and its frames
 
     def push(self, frame: bytes) -> bool:
-        """The turn's newest event: the live readers are handed it at the end of this pass of the loop. True: that is
-        too late, there is much already. The hot path: once per piece of every answer and lane."""
+        """The turn's newest event: the live readers are handed it at the end of this pass of the loop. Whether that is
+        too late, because so much has gathered. The hot path: once per piece of every answer and lane."""
         if self.behind:
             self.frames.append(frame)
         pending = self._pending

@@ -3,7 +3,8 @@
 1. A message is written at once where the stream's and the connection's windows and the socket have room, and h2's
    windows are lowered by hand. By way of grpclib's `send_message` it costs three times as much.
 2. Order: what has been written first leaves first. While anything waits, everything waits. Whoever uses an outflow
-   sends all messages of the call through it; grpclib sends the headers before and the trailers after.
+   sends all messages of the call through it, between the headers and the trailers. Both are ready-made, and left to
+   grpclib and h2 where those have something of their own to say in them.
 3. A peer that does not open its window, or does not read, pauses the readers; the turn's log waits for them. One that
    makes no progress is dropped, and one that lets other messages heap up.
 """
@@ -61,11 +62,11 @@ class Outflow:
     waits in `_pending`."""
 
     __slots__ = (
-        "_begin",
         "_drained",
         "_h2",
         "_h2_stream",
         "_head",
+        "_headers",
         "_paused",
         "_pending",
         "_send",
@@ -73,15 +74,15 @@ class Outflow:
         "readers",
     )
 
-    def __init__(self, stream: "ServerStream", begin: bytes = b"") -> None:
-        """`begin`: the answer's HEADERS frame, if it is still to be sent; it then goes out with the first message."""
+    def __init__(self, stream: "ServerStream", headers: bytes = b"") -> None:
+        """`headers`: the answer's HEADERS frame, which goes out with the first message, or when told to `open`."""
         assert stream.id is not None
         self._stream = stream
         self._h2: Any = stream.connection.h2
         self._h2_stream: Any = self._h2.streams[stream.id]
         self._head = b"\0\0" + stream.id.to_bytes(4)  # of a DATA frame, after its length: type, flags, stream
-        self._begin = begin
-        self._send: Callable[[bytes], object] = self._send_first if begin else stream._transport.write
+        self._headers = headers
+        self._send: Callable[[bytes], object] = self._send_first if headers else stream._transport.write
         self._pending = bytearray()
         self._paused = not stream.connection.write_ready.is_set()
         self._drained: asyncio.Future[None] | None = None
@@ -108,13 +109,13 @@ class Outflow:
                 self.drop()
 
     def _send_first(self, frames: bytes) -> None:
-        begin, self._begin = self._begin, b""
+        headers, self._headers = self._headers, b""
         self._send = self._stream._transport.write
-        self._send(begin + frames)
+        self._send(headers + frames)
 
-    def begin(self) -> None:
-        """The peer wants to know that the call is on, long before its first message."""
-        if self._begin:
+    def open(self) -> None:
+        """Where no message has left yet, the headers do."""
+        if self._headers:
             self._send_first(b"")
 
     def _flush(self) -> None:
@@ -185,7 +186,7 @@ class Outflow:
     def close(self) -> None:
         """The call has ended; what is still written goes nowhere."""
         if self._stream.closable:
-            self.begin()
+            self.open()
         self._send = _nowhere
         self._h2 = self._h2_stream = _ENDLESS
         self._paused = False
@@ -265,8 +266,9 @@ class ServerStream(Stream):
         self._transport.write(b"".join((self._say_headers(_HEAD), *data, self._say_headers(_TAIL, end=True))))
         return True
 
-    def begin(self, metadata: dict[str, str]) -> bytes:
-        """The HEADERS frame that begins an answer, for its outflow to send; none where that is h2's business."""
+    def headers_frame(self, metadata: dict[str, str]) -> bytes:
+        """What begins an answer, for its outflow to send before anything is awaited; none where that is h2's business:
+        h2 then thinks that it is sent."""
         if not self._can_say_headers():
             return b""
         more = [_literal(name.encode(), value.encode()) for name, value in metadata.items()]

@@ -8,6 +8,7 @@
 
 import asyncio
 import hashlib
+import logging
 import time
 from collections.abc import Callable, Sequence
 
@@ -16,6 +17,8 @@ from proto.events import Chunk, Complete, Error, Event, SessionInfo, Status
 from proto.requests import invalid
 from server.clock import seconds_of
 from server.lane import Counter, Follower, Lane, Observer, Outbox, Reader
+
+log = logging.getLogger(__name__)
 
 HEAD_EVENTS = 2  # session_info and status; chunk n has seq HEAD_EVENTS + n
 
@@ -195,7 +198,10 @@ class Turn:
         self.last_seq += 1
         self.terminal = terminal
         for lane in self._lanes:
-            lane.push(lane.framing.encode(self, terminal))
+            try:
+                lane.push(lane.framing.encode(self, terminal))
+            except Exception:  # a bug; the readers are let go all the same
+                log.exception("the end of a turn could not be encoded")
         self.stop = _nothing
         for timer in (self._grace_timer, self._beat_timer):
             if timer is not None:

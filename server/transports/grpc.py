@@ -103,7 +103,7 @@ class ChatService:
             outflow = await _outflow(stream, {"fivewire-turn-id": turn.id})
             reader = TurnReader(GRPC, outflow)
             turn.follow(reader, followed.after)
-            outflow.begin()  # where no message has left yet, the peer is not to wait for one
+            outflow.open()  # where no message has left yet, the peer is not to wait for one
         finally:
             turn.neglect()
         try:
@@ -116,7 +116,7 @@ class ChatService:
 
     async def _converse(self, stream: Call) -> None:
         outflow = await _outflow(stream, {})
-        outflow.begin()
+        outflow.open()
         conversation = Conversation(self._rpc, GRPC, stream, outflow, _client(stream))
         self._conversations.add(conversation)
         try:
@@ -139,12 +139,12 @@ async def _request(stream: Stream[Any, Any]) -> Any:
 
 async def _outflow(stream: Stream[Any, Any], metadata: dict[str, str]) -> Outflow:
     call = cast(ServerStream, stream._stream)
-    begin = call.begin(metadata)
-    if begin:
+    headers = call.headers_frame(metadata)
+    if headers:
         stream._send_initial_metadata_done = True
     else:
         await stream.send_initial_metadata(metadata=metadata)
-    return Outflow(call, begin)
+    return Outflow(call, headers)
 
 
 def _client(stream: Stream[Any, Any]) -> str:

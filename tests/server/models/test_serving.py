@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import resource
 import subprocess
 import sys
 from collections.abc import Callable
@@ -234,15 +233,10 @@ def test_the_demo_does_not_load_googles_library() -> None:
 
 def test_the_demo_starts_in_less_than_half_the_time(start_server: Callable[..., Any]) -> None:
     """The best of each, turn about in one run, in processor time, which other tests at work do not stretch as much."""
-
-    def spent() -> float:
-        children = resource.getrusage(resource.RUSAGE_CHILDREN)
-        return children.ru_utime + children.ru_stime
-
-    seconds: dict[str, list[float]] = {"": [], "k": []}
-    for _ in range(3):
-        for key in seconds:
-            before = spent()
-            start_server(env={"GEMINI_API_KEY": key}).kill()
-            seconds[key].append(spent() - before)
-    assert min(seconds[""]) < min(seconds["k"]) / 2
+    spent: dict[str, list[int]] = {"": [], "k": []}
+    for _ in range(4):
+        for key, nanoseconds in spent.items():
+            server = start_server(env={"GEMINI_API_KEY": key})
+            nanoseconds.append(int(Path(f"/proc/{server.process.pid}/schedstat").read_text().split()[0]))
+            server.kill()
+    assert min(spent[""]) < min(spent["k"]) / 2, spent
