@@ -136,7 +136,7 @@ class Asking:
     def _start(self) -> None:
         turn, session = self.turn, self.session
         self._begun = True
-        session.messages.append(Message("user", turn.message))
+        session.say("user", turn.message)
         if not session.stored:
             self._desk.sessions.was_stored(session)
             self._desk.stats.sessions_created += 1
@@ -224,7 +224,7 @@ class Asking:
             usage = told or pieces.estimated_usage(self._messages, self._desk.settings.system, text)
         usage = pieces.priced(usage, self._desk.settings.price_in, self._desk.settings.price_out)
         if text:
-            session.messages.append(Message("model", text))
+            session.say("model", text)
             session.model_messages += 1
         session.active_at = time.time()
         session.input_tokens += usage.input_tokens

@@ -311,7 +311,7 @@ class Chat:
         async with self._changing(session):
             figures = session.saved()._replace(user_messages=0, model_messages=0, active_at=time.time())
             await self._store.clear(figures)
-            session.messages, session.user_messages, session.model_messages = [], 0, 0
+            session.forget()
             session.active_at = figures.active_at
         session.tell("session_cleared", {})
 

@@ -47,8 +47,8 @@ class Session:
     """A session in memory: its figures, its messages as the model sees them, its members, its running turn."""
 
     __slots__ = (
-        "active_at", "changing", "cost", "created_at", "deleted", "id", "input_tokens", "members", "messages", "model",
-        "model_messages", "output_tokens", "stored", "turn", "user_messages", "uses",
+        "active_at", "changing", "chars", "cost", "created_at", "deleted", "id", "input_tokens", "members", "messages",
+        "model", "model_messages", "output_tokens", "stored", "turn", "user_messages", "uses",
     )  # fmt: skip
 
     def __init__(self, saved: SavedSession, messages: list[Message], stored: bool) -> None:
@@ -62,6 +62,7 @@ class Session:
         self.output_tokens = saved.output_tokens
         self.cost = saved.cost
         self.messages = messages
+        self.chars = sum([len(message.text) for message in messages])  # what they take in memory
         self.members: dict[Member, None] = {}
         self.turn: Turn | None = None
         self.stored = stored  # False until the store has a row of it
@@ -78,10 +79,13 @@ class Session:
     def message_count(self) -> int:
         return self.user_messages + self.model_messages
 
-    @property
-    def chars(self) -> int:
-        """What its messages take in memory, in characters."""
-        return sum([len(message.text) for message in self.messages])
+    def say(self, role: str, text: str) -> None:
+        self.messages.append(Message(role, text))
+        self.chars += len(text)
+
+    def forget(self) -> None:
+        self.messages, self.chars = [], 0
+        self.user_messages = self.model_messages = 0
 
     def saved(self) -> SavedSession:
         return SavedSession(
