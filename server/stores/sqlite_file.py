@@ -16,12 +16,20 @@ from pathlib import Path
 from server.stores import StoreRefused
 
 APPLICATION_ID = 0x66697665  # "five", at offset 68 of the file
-VERSION = 2
+VERSION = 3
 BUSY_SECONDS = 2.0
 LOG_PAGES = 4000  # 16 MB: the write-ahead log is worked into the file every few hundred turns
 CHECKED_BYTES = 256 * 2**20  # looked through at the start, some 0.3 s; a bigger file only in its outline
 
-SCHEMA = """
+# Parts of answers in the order in which they come: those of a commit then lie side by side. In a table that is sorted
+# by turn each had a page of its own, and one more for what a row of such a table cannot hold: eight times the cost.
+CHUNKS = """
+CREATE TABLE chunks (
+    n INTEGER PRIMARY KEY, turn INTEGER NOT NULL, first INTEGER NOT NULL, chunks TEXT NOT NULL
+);
+CREATE UNIQUE INDEX chunks_of ON chunks (turn, first);
+"""
+SCHEMA = f"""
 CREATE TABLE sessions (
     id TEXT PRIMARY KEY, model TEXT NOT NULL, created_at REAL NOT NULL, active_at REAL NOT NULL,
     user_messages INTEGER NOT NULL, model_messages INTEGER NOT NULL,
@@ -37,9 +45,7 @@ CREATE TABLE turns (
 CREATE INDEX turns_of ON turns (session_id);
 CREATE INDEX turns_running ON turns (n) WHERE terminal IS NULL;
 CREATE INDEX turns_keyed ON turns (scope, key) WHERE key IS NOT NULL;
-CREATE TABLE chunks (
-    turn INTEGER NOT NULL, first INTEGER NOT NULL, chunks TEXT NOT NULL, PRIMARY KEY (turn, first)
-) WITHOUT ROWID;
+{CHUNKS}
 CREATE TABLE probe (n INTEGER PRIMARY KEY, room BLOB);
 """
 
@@ -51,6 +57,12 @@ MIGRATIONS: dict[int, tuple[str, ...]] = {
         "ALTER TABLE sessions ADD COLUMN cost REAL NOT NULL DEFAULT 0.0",
         "ALTER TABLE turns ADD COLUMN omitted_messages INTEGER NOT NULL DEFAULT 0",
         "CREATE TABLE probe (n INTEGER PRIMARY KEY, room BLOB)",
+    ),
+    2: (
+        "ALTER TABLE chunks RENAME TO sorted_chunks",
+        *CHUNKS.split(";")[:2],
+        "INSERT INTO chunks (turn, first, chunks) SELECT turn, first, chunks FROM sorted_chunks ORDER BY turn, first",
+        "DROP TABLE sorted_chunks",
     ),
 }
 

@@ -18,7 +18,7 @@ from proto.answers import HistoryMessage
 from proto.events import Error
 from server.stores import Key, SavedSession, SavedTurn, StoreRefused
 from server.stores.sqlite import INTERRUPTED, SqliteStore
-from server.stores.sqlite_file import APPLICATION_ID, VERSION
+from server.stores.sqlite_file import APPLICATION_ID, MIGRATIONS, VERSION
 
 VERSION_1 = f"""
 CREATE TABLE sessions (
@@ -196,11 +196,19 @@ def test_a_newer_schema_is_refused_and_left_alone(path: Path, with_store: Any) -
     assert "newer version" in refused(path)
 
 
-def test_an_older_schema_is_migrated_and_a_copy_kept(path: Path, tell: Any, with_store: Any) -> None:
+def build(path: Path, version: int) -> list[str]:
+    """A file of an older schema; its dump."""
     path.parent.mkdir()
     with closing(sqlite3.connect(path)) as connection:
         connection.executescript(VERSION_1)
-        old = list(connection.iterdump())
+        for older in range(1, version):
+            connection.executescript(";".join((*MIGRATIONS[older], f"PRAGMA user_version = {older + 1}")))
+        return list(connection.iterdump())
+
+
+@pytest.mark.parametrize("version", MIGRATIONS)
+def test_an_older_schema_is_migrated_and_a_copy_kept(path: Path, tell: Any, with_store: Any, version: int) -> None:
+    old = build(path, version)
 
     async def test(store: Any) -> None:
         assert await store.session("s1") == SavedSession("s1", "demo", 1.5, 2.5, 1, 1, 0, 0, 0.0)
@@ -212,21 +220,20 @@ def test_an_older_schema_is_migrated_and_a_copy_kept(path: Path, tell: Any, with
         assert [message.turn_id for message in await store.history("s1")] == ["t1", "t1", "t2", "t2"]
 
     with_store(SqliteStore(path), test)
-    copy = path.with_name("chat.db.v1.bak")
+    copy = path.with_name(f"chat.db.v{version}.bak")
     assert stat.S_IMODE(copy.stat().st_mode) == 0o600
     with closing(sqlite3.connect(copy)) as connection:
         assert list(connection.iterdump()) == old
-        assert connection.execute("PRAGMA user_version").fetchone() == (1,)
+        assert connection.execute("PRAGMA user_version").fetchone() == (version,)
         assert connection.execute("PRAGMA application_id").fetchone() == (APPLICATION_ID,)
     with_store(SqliteStore(path), nothing)
     copy.rename(path)  # going back is putting the copy in its place
     with_store(SqliteStore(path), nothing)
 
 
-def test_a_migrated_file_has_the_schema_of_a_new_one(path: Path, with_store: Any) -> None:
-    path.parent.mkdir()
-    with closing(sqlite3.connect(path)) as connection:
-        connection.executescript(VERSION_1)
+@pytest.mark.parametrize("version", MIGRATIONS)
+def test_a_migrated_file_has_the_schema_of_a_new_one(path: Path, with_store: Any, version: int) -> None:
+    build(path, version)
     new = path.with_name("new.db")
     columns = []
     for file in (path, new):
