@@ -10,7 +10,7 @@ from proto.events import Complete
 from proto.requests import ChatRequest
 from tests.conftest import connect_client
 
-TURNS = 5
+TURNS = 3
 
 
 BROKEN = "demo?chunks=9&rate=200&fail_after=3"
