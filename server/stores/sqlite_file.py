@@ -22,7 +22,7 @@ LOG_PAGES = 4000  # 16 MB: the write-ahead log is worked into the file every few
 CHECKED_BYTES = 256 * 2**20  # looked through at the start, some 0.3 s; a bigger file only in its outline
 
 # Parts of answers in the order in which they come: those of a commit then lie side by side. In a table that is sorted
-# by turn each had a page of its own, and one more for what a row of such a table cannot hold: eight times the cost.
+# by turn each had a page of its own, and one more for what a row of such a table cannot hold: 2 to 8 times the cost.
 CHUNKS = """
 CREATE TABLE chunks (
     n INTEGER PRIMARY KEY, turn INTEGER NOT NULL, first INTEGER NOT NULL, chunks TEXT NOT NULL
