@@ -15,7 +15,7 @@ def main() -> int:
     settings = parse(sys.argv[1:])
     try:
         return asyncio.run(run(settings))
-    except (KeyboardInterrupt, asyncio.CancelledError):
+    except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:  # whoever read us has enough; Python would say so once more at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -228,6 +228,9 @@ class SmallSettings(Settings):
         return changes
 
 
+_KNOWN_SETTINGS = frozenset(SettingCodes)
+
+
 class _Entries(list[tuple[bytes, bytes]]):
     """The entries of a header table, of which there are few. hpack has a deque."""
 
@@ -235,9 +238,6 @@ class _Entries(list[tuple[bytes, bytes]]):
 
     def appendleft(self, entry: tuple[bytes, bytes]) -> None:
         self.insert(0, entry)
-
-
-_KNOWN_SETTINGS = frozenset(SettingCodes)
 
 
 class H2(H2Connection):

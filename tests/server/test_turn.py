@@ -201,7 +201,6 @@ def test_frames_are_kept_only_while_somebody_is_behind(run: Any, framing: Any, r
 def test_what_was_written_to_those_who_came_is_kept_until_the_next_event(run: Any, framing: Any, recorder: Any) -> None:
     async def test() -> None:
         turn, shared = new_turn(), framing()
-        turn.begin()
         for _ in range(3):
             recorder(shared).follow(turn)
         (lane,) = turn._lanes

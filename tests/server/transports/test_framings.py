@@ -1,0 +1,23 @@
+"""A chunk is the same bytes whether it is pushed as it comes, or encoded again from the log for one who comes later."""
+
+import pytest
+
+from proto.events import GENERATING, Chunk, SessionInfo, Status
+from server.frames import WebSocket
+from server.transports import grpc_web
+from server.transports.grpc import GRPC
+from server.transports.stream import NDJSON, SSE
+from server.turn import Turn
+
+NOW = "2026-01-01T00:00:00.000000+00:00"
+CHUNKED = (NDJSON, SSE, *grpc_web.FRAMINGS.values())
+FRAMINGS = (*CHUNKED, *(framing.plain for framing in CHUNKED), WebSocket(0), WebSocket(15), GRPC)
+
+
+@pytest.mark.parametrize("text", ["", "a ", 'grüße \u2028 "🌊"\n', "long " * 1000])
+@pytest.mark.parametrize("framing", FRAMINGS, ids=lambda framing: f"{type(framing).__name__} {framing.name}")
+def test_a_pushed_chunk_is_that_of_the_log(framing, text):
+    turn = Turn(SessionInfo("s-1", "demo", NOW, "t-1", 1, True, "Hello"), Status(GENERATING, 1, 0, "t-1", 2))
+    for number, final in ((1, False), (3000, True)):
+        chunk = Chunk(text, number, final, NOW, turn.id, number + 2)
+        assert framing.chunk(turn, text, number, final, NOW, number + 2) == framing.encode(turn, chunk)
