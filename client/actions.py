@@ -21,7 +21,7 @@ from client.wording import age, as_markdown, duration, seconds, when
 from client.wrap import Wrap
 from proto.answers import ServerStats, SessionSummary
 from proto.errors import ChatError
-from proto.events import plain as plain_word
+from proto.events import dumps
 from proto.requests import Cursor, check_model_id, check_session_id, cursor
 
 PAGE = 20
@@ -333,7 +333,7 @@ async def export(seat: Seat, argument: str) -> None:
     detail = await seat.talk.transport.session(_session(seat))
     path = Path(argument).expanduser()
     if path.suffix == ".json":
-        text = json.dumps(plain_word(detail), ensure_ascii=False, indent=2) + "\n"
+        text = json.dumps(json.loads(dumps(detail)), ensure_ascii=False, indent=2) + "\n"
     else:
         text = as_markdown(detail.session_id, detail.model, detail.messages)
     try:

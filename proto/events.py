@@ -7,8 +7,8 @@
 3. Reading is lenient: unknown fields and unknown types are ignored, that is how the contract grows.
 """
 
-import json
 from collections.abc import Mapping
+from functools import cache
 from json.encoder import encode_basestring as quote
 from typing import Any, NamedTuple, Union
 
@@ -103,40 +103,54 @@ TYPES: dict[str, type[Any]] = {
 NAMES: dict[type[Any], str] = {word: name for name, word in TYPES.items()}
 TERMINAL = (Complete, Error)
 
-_SCALARS = frozenset((str, int, float, bool))
-_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode  # json.dumps would make one each time
+
+@cache
+def _keys(kind: type[Any]) -> tuple[str, ...]:
+    return tuple([f'"{name}":' for name in kind._fields])
 
 
-def plain(word: Any) -> Any:
-    """A word as dicts and scalars; optional fields that are not set are left out."""
-    if type(word) in _SCALARS:
-        return word
-    if isinstance(word, tuple) and hasattr(word, "_fields"):
-        return {
-            name: value if type(value) in _SCALARS else plain(value)
-            for name, value in zip(word._fields, word, strict=True)
+def _members(word: Any) -> str:
+    return ",".join(
+        [
+            key + (quote(value) if type(value) is str else dumps(value))
+            for key, value in zip(_keys(word.__class__), word, strict=True)
             if value is not None
-        }
-    if isinstance(word, (list, tuple)):
-        return [plain(item) for item in word]
-    if isinstance(word, dict):
-        return {name: plain(value) for name, value in word.items()}
-    return word
+        ]
+    )
 
 
 def dumps(value: Any) -> str:
-    """Compact JSON, as everywhere on our wires."""
-    return _encode(value)
+    """Compact JSON, as everywhere on our wires; a word is an object, without those of its fields that are None. For
+    what a turn says it takes half the time of making dicts and giving them to the `json` module."""
+    kind = type(value)
+    if kind is str:
+        return quote(value)
+    if kind is int or kind is float:
+        return repr(value)
+    if kind is bool:
+        return "true" if value else "false"
+    if hasattr(kind, "_fields"):
+        return f"{{{_members(value)}}}"
+    if isinstance(value, (list, tuple)):
+        return f"[{','.join(map(dumps, value))}]"
+    if isinstance(value, Mapping):
+        return f"{{{','.join([f'{quote(name)}:{dumps(item)}' for name, item in value.items()])}}}"
+    if value is None:
+        return "null"
+    raise TypeError(f"{kind.__name__} has no JSON")
 
 
-def as_dict(event: Event | Heartbeat) -> dict[str, Any]:
-    """An event as the object that crosses the wire, `type` first."""
-    return {"type": NAMES[type(event)], **plain(event)}
+def tagged(kind: str, word: Any, **more: Any) -> str:
+    """A word as an object that says what it is, `type` first, and more behind its fields."""
+    members = [f'"type":"{kind}"', _members(word), *[f"{quote(name)}:{dumps(item)}" for name, item in more.items()]]
+    return f"{{{','.join(filter(None, members))}}}"
 
 
 def as_json(event: Event | Heartbeat) -> str:
     """An event as JSON text."""
-    return chunk_json(*event) if type(event) is Chunk else dumps(as_dict(event))
+    if type(event) is Chunk:
+        return chunk_json(*event)
+    return f'{{"type":"{NAMES[type(event)]}",{_members(event)}}}'
 
 
 def chunk_json(text: str, number: int, final: bool, timestamp: str, turn_id: str, seq: int) -> str:

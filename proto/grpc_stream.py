@@ -14,7 +14,7 @@ import gzip
 import struct
 import zlib
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from google.protobuf.message import DecodeError
 from grpclib import protocol
@@ -55,6 +55,10 @@ def too_large(limit: int = MAX_MESSAGE_BYTES) -> GRPCError:
     return GRPCError(Status.RESOURCE_EXHAUSTED, f"The message has more than {limit} bytes.")
 
 
+def cut_short() -> GRPCError:
+    return GRPCError(Status.INTERNAL, "The message is cut short.")
+
+
 class Codec(ProtoCodec):
     """Protobuf, where bytes that are none get the status that says whose fault it is."""
 
@@ -76,10 +80,66 @@ class SmallEvent(asyncio.Event):
         self._waiters: Any = []
 
 
+class Inbox:
+    """What has come of a call and has not been read yet. The peer is given room for more as it is read. grpclib's own
+    takes 3 kB when it is empty, and five times as long to get a message through."""
+
+    __slots__ = ("_acknowledged", "_arrived", "_connection", "_data", "_padding", "_stream_id", "ended")
+
+    def __init__(self, connection: "Connection", stream_id: int) -> None:
+        self._connection = connection
+        self._stream_id = stream_id
+        self._data = bytearray()
+        self._acknowledged = 0  # bytes of `_data` that the peer has had room for already
+        self._padding = 0
+        self._arrived: asyncio.Future[None] | None = None
+        self.ended = False  # nothing more will come
+
+    def add(self, data: bytes, size: int) -> None:
+        """Data that took so much of the peer's window."""
+        self._data += data
+        self._padding += size - len(data)
+        self._wake()
+
+    def eof(self) -> None:
+        self.ended = True
+        self._wake()
+
+    async def read(self, size: int) -> bytes:
+        """Exactly so many bytes; fewer where no more will come."""
+        while len(self._data) < size and not self.ended:
+            self._acknowledge(len(self._data))  # a message may be larger than the window
+            self._arrived = asyncio.get_running_loop().create_future()
+            await self._arrived
+        size = min(size, len(self._data))
+        self._acknowledge(size)
+        data = bytes(self._data[:size])
+        del self._data[:size]
+        self._acknowledged -= size
+        return data
+
+    def unacked_size(self) -> int:
+        """What the peer has no room for yet. The call is over: it is given that by the caller."""
+        size = len(self._data) - self._acknowledged + self._padding
+        self._acknowledged, self._padding = len(self._data), 0
+        return size
+
+    def _acknowledge(self, size: int) -> None:
+        room = size - self._acknowledged + self._padding
+        if room > 0:
+            self._acknowledged, self._padding = size, 0
+            self._connection.ack(self._stream_id, room)
+
+    def _wake(self) -> None:
+        if self._arrived is not None and not self._arrived.done():
+            self._arrived.set_result(None)
+
+
 class Stream(protocol.Stream):
     """One call: what crosses it is bounded, and gzipped where both ends want it."""
 
     connection: "Connection"
+    buffer: Inbox  # type: ignore[assignment]
     gzip_sent = False  # whether this end may compress
     ended = False  # whether this end has said its last
     _payload: bytes | None = None
@@ -87,6 +147,10 @@ class Stream(protocol.Stream):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.window_updated = SmallEvent()
+
+    def init_stream(self, stream_id: int, connection: protocol.Connection) -> None:
+        self.id = stream_id
+        self.buffer = Inbox(cast("Connection", connection), stream_id)
 
     def peer_header(self, name: str) -> str:
         return next((value for key, value in self.headers or () if key == name), "")
@@ -99,21 +163,24 @@ class Stream(protocol.Stream):
         if self._payload is not None:
             payload, self._payload = self._payload, None
             return payload
-        try:
-            prefix = await super().recv_data(PREFIX.size)
-            if not prefix:
-                return prefix
-            compressed, length = PREFIX.unpack(prefix)
-            if length > MAX_MESSAGE_BYTES:
-                raise too_large()
-            async with asyncio.timeout(STALL_SECONDS if length >= LARGE_MESSAGE_BYTES else None):
-                payload = await super().recv_data(length)
-        except AssertionError:  # so says grpclib's buffer
-            raise GRPCError(Status.INTERNAL, "The message is cut short.") from None
-        except TimeoutError:
-            raise GRPCError(Status.DEADLINE_EXCEEDED, "The message did not come in time.") from None
-        if len(payload) != length:
-            raise GRPCError(Status.INTERNAL, "The message is cut short.")
+        prefix = await self.buffer.read(PREFIX.size)
+        if not prefix:
+            return b""
+        if len(prefix) < PREFIX.size:
+            raise cut_short()
+        compressed, length = PREFIX.unpack(prefix)
+        if length > MAX_MESSAGE_BYTES:
+            raise too_large()
+        if length < LARGE_MESSAGE_BYTES:
+            payload = await self.buffer.read(length)
+        else:
+            try:
+                async with asyncio.timeout(STALL_SECONDS):
+                    payload = await self.buffer.read(length)
+            except TimeoutError:
+                raise GRPCError(Status.DEADLINE_EXCEEDED, "The message did not come in time.") from None
+        if len(payload) < length:
+            raise cut_short()
         if compressed:
             coding = self.peer_header("grpc-encoding")
             if compressed != 1 or coding in ("", "identity"):

@@ -22,10 +22,11 @@ from grpclib.config import Configuration
 from h2.config import H2Configuration
 from h2.connection import ConnectionState, H2Connection
 from h2.errors import ErrorCodes
-from h2.events import ConnectionTerminated, DataReceived, Event, RemoteSettingsChanged, StreamReset, WindowUpdated
+from h2.events import ConnectionTerminated, Event, RemoteSettingsChanged, StreamReset, WindowUpdated
 from h2.exceptions import FrameTooLargeError, ProtocolError
 from h2.frame_buffer import CONTINUATION_BACKLOG
 from h2.settings import ChangedSetting, SettingCodes, Settings
+from hpack import Decoder
 from hyperframe.frame import GoAwayFrame
 
 from proto.grpc_stream import SmallEvent, Stream
@@ -135,14 +136,11 @@ class Events(protocol.EventsProcessor):
         if self.leaving and not self.streams:
             self.close()
 
-    def process_data_received(self, event: DataReceived) -> None:
-        if event.flow_controlled_length:  # grpclib's buffer takes an empty frame for the end of the stream
-            super().process_data_received(event)
-
     def process_stream_reset(self, event: StreamReset) -> None:
         stream = self.streams.get(event.stream_id or 0)
         client = self.connection.h2.config.client_side
-        if client and stream is not None and stream.buffer._eof and event.error_code == ErrorCodes.NO_ERROR:
+        whole = stream is not None and cast(Stream, stream).buffer.ended
+        if client and whole and event.error_code == ErrorCodes.NO_ERROR:
             return  # the answer is whole, and may still have to be read (RFC 9113 section 8.1): grpclib throws it away
         super().process_stream_reset(event)
 
@@ -191,7 +189,7 @@ class Events(protocol.EventsProcessor):
         self.handler.close()
         client = self.connection.h2.config.client_side
         for stream in tuple(self.streams.values()):
-            if not (client and stream.buffer._eof):  # a call that has had its answer has not failed
+            if not (client and cast(Stream, stream).buffer.ended):  # a call that has had its answer has not failed
                 stream.__terminated__(reason)
         self.closed = True
 
@@ -240,6 +238,21 @@ class _Entries(list[tuple[bytes, bytes]]):
         self.insert(0, entry)
 
 
+class HeaderDecoder(Decoder):
+    """Once a table has all the headers of a peer's calls, the next call's block is the same few bytes, and means what
+    it meant the last time. hpack takes a third of a call's receipt to find that out."""
+
+    _block = b""
+    _headers: list[Any]
+
+    def decode(self, data: bytes, raw: bool = False) -> Any:
+        if not data or data != self._block:
+            self._headers = list(super().decode(data, raw))
+            # Bytes above 0x80 are places in the table, one each; whatever has another may change the table.
+            self._block = data if data and min(data) > 0x80 else b""
+        return self._headers[:]
+
+
 class H2(H2Connection):
     """h2, with less memory and more patience."""
 
@@ -258,6 +271,8 @@ class H2(H2Connection):
         }
         self.local_settings = SmallSettings(config.client_side, settings)
         self.remote_settings = SmallSettings(not config.client_side)
+        self.decoder = HeaderDecoder()
+        self.decoder.max_header_list_size = MAX_HEADER_LIST_BYTES
         for coder in (self.encoder, self.decoder):
             cast(Any, coder.header_table).dynamic_entries = _Entries()
 

@@ -16,7 +16,7 @@ from google.protobuf.message import DecodeError, Message
 
 from proto import answers, chat_pb2, events
 from proto.errors import CODES, ChatError, ProtocolError
-from proto.requests import ChatRequest
+from proto.requests import ChatRequest, checked
 
 MAX_INT32 = 2**31 - 1
 
@@ -162,11 +162,12 @@ def ask(request: ChatRequest) -> chat_pb2.ChatRequest:
     return chat_pb2.ChatRequest(**{name: value for name, value in request._asdict().items() if value is not None})
 
 
-def asked(message: chat_pb2.ChatRequest) -> ChatRequest:
-    """What a `MESSAGE` asks, still to be checked. An empty field is an absent one."""
-    return ChatRequest(
+def asked(message: chat_pb2.ChatRequest, max_message_chars: int) -> ChatRequest:
+    """What a `MESSAGE` asks; ChatError `invalid_request` or `too_large`. An empty field is an absent one."""
+    request = ChatRequest(
         message.message, message.session_id or None, message.model_id or None, message.idempotency_key or None
     )
+    return checked(request, max_message_chars)
 
 
 def after(seq: int) -> int:

@@ -30,7 +30,7 @@ def event_json(event: events.Event, session_id: str) -> str:
         text, number, final, timestamp, turn_id, seq = event
         return _CHUNK % (session_id, quote(text), number, "true" if final else "false", timestamp, turn_id, seq)
     kind, renamed = pb.EVENTS[type(event)]
-    fields = {renamed.get(name, name): value for name, value in events.plain(event).items()}
+    fields = {renamed.get(name, name): value for name, value in event._asdict().items() if value is not None}
     return events.dumps({"type": chat_pb2.ChatResponse.Type.Name(kind), "session_id": session_id, **fields})
 
 

@@ -20,11 +20,10 @@ from proto.events import (
     Event,
     SessionInfo,
     Status,
-    as_dict,
     as_json,
     dumps,
     from_dict,
-    plain,
+    tagged,
 )  # fmt: skip
 from proto.requests import (
     ChatRequest,
@@ -228,26 +227,21 @@ _CHECKS: dict[str, Callable[[str], str]] = {
 
 def encode(word: ClientMessage | ServerMessage) -> str:
     """A message as JSON text."""
-    fields = plain(word)
     if type(word) is Update:
-        fields |= fields.pop("fields")
-    return dumps({"type": _NAMES[type(word)], **fields})
+        return dumps({"type": "session_update", **dict(zip(Update._fields[:3], word[:3], strict=True)), **word.fields})
+    return tagged(_NAMES[type(word)], word)
 
 
 def encode_event(info: SessionInfo, event: Event, answer: Callable[[], str]) -> tuple[str, ...]:
     """An event of the turn that `info` opened, as no, one or two messages; `answer` gives the whole text."""
     kind = type(event)
-    if kind is Chunk:
-        return (as_json(event),)
     if kind is SessionInfo:
         return ()  # goes out with `status`
-    fields = as_dict(event)
     if kind is Status:
-        start = {**as_dict(info), "type": "response_start"}
-        return dumps({**fields, "timestamp": info.timestamp}), dumps(start)
+        return tagged("status", event, timestamp=info.timestamp), tagged("response_start", info)
     if kind is Complete:
-        return (dumps({**fields, "type": "response_complete", "full_response": answer()}),)
-    return (dumps(fields),)
+        return (tagged("response_complete", event, full_response=answer()),)
+    return (as_json(event),)
 
 
 def decode_client(text: str, max_message_chars: int) -> ClientMessage:

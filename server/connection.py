@@ -15,7 +15,6 @@
 import asyncio
 import contextlib
 import logging
-import secrets
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,6 +24,7 @@ from aiohttp import WSMsgType, web
 from proto import websocket
 from proto.errors import CLOSE_GOING_AWAY, CLOSE_TOO_SLOW, ChatError
 from proto.requests import ChatRequest, invalid
+from server import ids
 from server.chat import Chat
 from server.clock import timestamp
 from server.edge import HttpProtocol, Sink
@@ -101,7 +101,7 @@ class Connection(Sink):
     def __init__(
         self, hub: Hub, ws: web.WebSocketResponse, protocol: HttpProtocol, transport: asyncio.Transport, client: str
     ) -> None:
-        self.connection_id = secrets.token_hex(8)
+        self.connection_id = ids.connection_id()
         self.write = transport.write
         self._hub = hub
         self._chat = hub.chat

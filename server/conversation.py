@@ -9,7 +9,6 @@
 """
 
 import asyncio
-import secrets
 from typing import Any
 
 from grpclib.const import Status
@@ -21,6 +20,7 @@ from proto.chat_pb2 import ChatRequest, ChatResponse
 from proto.errors import ChatError
 from proto.grpc_web import frame
 from proto.requests import check_turn_id, invalid
+from server import ids
 from server.chat import Chat
 from server.clock import timestamp
 from server.lane import Follower, Framing
@@ -76,7 +76,7 @@ class Conversation:
     """A call of `Chat`, and as such a member of sessions."""
 
     def __init__(self, rpc: Rpc, framing: Framing, call: Call, outflow: Outflow, client: str) -> None:
-        self.connection_id = secrets.token_hex(8)
+        self.connection_id = ids.connection_id()
         self._rpc = rpc
         self._chat: Chat = rpc.chat
         self._framing = framing
@@ -152,7 +152,7 @@ class Conversation:
             await self._chat.session(request.session_id)  # on gRPC an unknown session is not made
         begun = self._begun = set()
         try:
-            turn = await self._chat.send(pb.asked(request), "grpc", self._client)
+            turn = await self._chat.send(pb.asked(request, self._chat.settings.max_message_chars), "grpc", self._client)
             turn.attend()
             try:
                 session = await self._chat.session(turn.session_id)

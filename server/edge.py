@@ -22,7 +22,7 @@ from aiohttp.web_protocol import RequestHandler
 
 from proto.answers import Problem
 from proto.errors import CODES, ChatError
-from proto.events import dumps, plain
+from proto.events import dumps
 from proto.requests import ChatRequest, chat_request, invalid, json_object, sane_request_id
 from server import VERSION, lane
 
@@ -44,8 +44,7 @@ ALLOWED_HEADERS = (
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-_REQUEST_ID = web.RequestKey("request_id", str)
-_ORIGIN: web.RequestKey[str | None] = web.RequestKey("origin")
+_ANSWER_HEADERS: web.RequestKey[dict[str, str]] = web.RequestKey("answer_headers")
 _prefix = secrets.token_hex(4)
 _numbers = itertools.count(1)
 
@@ -82,30 +81,27 @@ def _authority(origin: str) -> str:
         return ""
 
 
-def request_id(request: web.BaseRequest) -> str:
-    """The caller's, if sane, else made; the same for the life of the request."""
-    known = request.get(_REQUEST_ID)
-    if known is None:
-        known = sane_request_id(request.headers.get("X-Request-Id")) or f"{_prefix}-{next(_numbers):x}"
-        request[_REQUEST_ID] = known
-    return known
-
-
 def answer_headers(request: web.BaseRequest) -> dict[str, str]:
-    """What every answer carries; for a stream, which must say it before it starts."""
-    headers = {"X-Request-Id": request_id(request), "Server": SERVER}
-    origin = request.get(_ORIGIN)
-    if origin is not None:
-        headers["Access-Control-Allow-Origin"] = origin
-        headers["Access-Control-Expose-Headers"] = EXPOSED
-        headers["Vary"] = "Origin"
-    return headers
+    """What every answer carries; for a stream, which must say it before it starts. The request id is the caller's, if
+    sane, else made; the same for the life of the request."""
+    try:
+        return request[_ANSWER_HEADERS]
+    except KeyError:
+        request_id = sane_request_id(request.headers.get("X-Request-Id")) or f"{_prefix}-{next(_numbers):x}"
+        headers = request[_ANSWER_HEADERS] = {"X-Request-Id": request_id, "Server": SERVER}
+        return headers
+
+
+def _allow(request: web.BaseRequest, origin: str) -> None:
+    """Have the answer say that a page of this foreign origin may read it."""
+    allowed = {"Access-Control-Allow-Origin": origin, "Access-Control-Expose-Headers": EXPOSED, "Vary": "Origin"}
+    answer_headers(request).update(allowed)
 
 
 def json_answer(word: Any, status: int = 200) -> web.Response:
     """A word as JSON."""
     return web.Response(
-        body=dumps(plain(word)).encode(),
+        body=dumps(word).encode(),
         status=status,
         headers={"Content-Type": JSON_TYPE, "Cache-Control": "no-store"},
     )
@@ -115,13 +111,13 @@ def problem(error: ChatError, request: web.BaseRequest) -> web.Response:
     """An error as problem+json."""
     word = Problem(
         "about:blank", CODES[error.code].title, error.http, error.message, error.code, error.retryable,
-        request_id(request), error.turn_id,
+        answer_headers(request)["X-Request-Id"], error.turn_id,
     )  # fmt: skip
     headers = {"Content-Type": PROBLEM_TYPE, "Cache-Control": "no-store"}
     if error.retry_after is not None:
         headers["Retry-After"] = str(max(1, round(error.retry_after)))
     # What is quoted of a request may hold bytes that are no UTF-8.
-    return web.Response(body=dumps(plain(word)).encode("utf-8", "replace"), status=error.http, headers=headers)
+    return web.Response(body=dumps(word).encode("utf-8", "replace"), status=error.http, headers=headers)
 
 
 def middleware(access: Access) -> Any:
@@ -132,7 +128,9 @@ def middleware(access: Access) -> Any:
         response: web.StreamResponse
         try:
             if "Origin" in request.headers:
-                request[_ORIGIN] = access.check(request.headers)
+                origin = access.check(request.headers)
+                if origin is not None:
+                    _allow(request, origin)
                 if request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers:
                     response = _preflight(request)
                 else:

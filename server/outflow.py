@@ -18,7 +18,6 @@ from typing import Any, Protocol
 from grpclib.const import Status
 from grpclib.exceptions import GRPCError
 from grpclib.metadata import encode_grpc_message
-from grpclib.protocol import Buffer
 from h2.errors import ErrorCodes
 from h2.stream import StreamInputs
 
@@ -198,26 +197,12 @@ class Outflow:
 def _nowhere(data: object) -> None: ...
 
 
-class _EmptyBuffer(Buffer):
-    """What a call that has had its request still receives: nothing."""
-
-    def __init__(self) -> None:
-        super().__init__(_nowhere)
-        self.eof()
-
-    def add(self, data: bytes, ack_size: int) -> None: ...
-
-    def unacked_size(self) -> int:
-        return 0
-
-
-_EMPTY_BUFFER = _EmptyBuffer()
 UNUSED_EVENT = asyncio.Event()
 
 
 class ServerStream(Stream):
-    """A call at the server. It waits for no headers and no trailers, and, once a call of one request has that, for no
-    more data: grpclib has an event or a queue for each, of 400 to 3,000 bytes, in every call however long it lasts."""
+    """A call at the server. It waits for no headers and no trailers: grpclib has an event for each, of 800 bytes, in
+    every call however long it lasts."""
 
     outflow: Outflow | None = None
     deadline: asyncio.TimerHandle | None = None
@@ -225,10 +210,6 @@ class ServerStream(Stream):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.headers_received = self.trailers_received = UNUSED_EVENT
-
-    def has_its_request(self) -> None:
-        if self.buffer._eof and self.buffer._unacked.qsize() == 1:  # the mark of the end
-            self.buffer = _EMPTY_BUFFER
 
     def window_opened(self) -> None:
         super().window_opened()

@@ -84,7 +84,8 @@ class Rpc:
         if isinstance(request, chat_pb2.ChatRequest):
             if request.type != chat_pb2.ChatRequest.MESSAGE:
                 raise invalid("StreamChat takes requests of the type MESSAGE; the others belong to Chat.")
-            return Followed(await self.chat.send(pb.asked(request), self._transport, client), 0)
+            asked = pb.asked(request, self.chat.settings.max_message_chars)
+            return Followed(await self.chat.send(asked, self._transport, client), 0)
         return await self.resume(request.turn_id, request.after)
 
     async def resume(self, turn_id: str, after: int) -> Followed | None:

@@ -17,7 +17,7 @@ MESSAGES = ("proto.chat_pb2", "proto.chat_grpc", "proto.pb", "proto.pb_json")
 HTTP2 = ("proto.h2", "proto.grpc_stream")
 CORE = (
     "server", "server.asking", "server.catalog", "server.chat", "server.clock", "server.fields", "server.kept",
-    "server.lane", "server.listen", "server.logs", "server.openapi", "server.pieces", "server.sessions",
+    "server.ids", "server.lane", "server.listen", "server.logs", "server.openapi", "server.pieces", "server.sessions",
     "server.settings", "server.stats", "server.turn",
 )  # fmt: skip
 CONTRACTS = ("server.models", "server.stores")
@@ -25,7 +25,7 @@ HTTP_EDGE = ("server.edge", "server.body", "server.connection", "server.frames")
 GRPC_EDGE = ("server.conversation", "server.h2", "server.outflow", "server.rpc")
 ROOT_OF_ALL = ("server.app", "server.reload", "server.__main__")
 
-GRPCLIB = ("grpclib", "h2", "hyperframe", "google.protobuf")
+GRPCLIB = ("grpclib", "h2", "hpack", "hyperframe", "google.protobuf")
 CLIENT = ("client", "prompt_toolkit", *WORDS)
 
 # Who may import what, besides the standard library; the first row that a module fits counts. `package.*` is every

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 from proto.answers import HistoryMessage
 from proto.errors import ChatError
-from proto.events import Complete, Error, as_dict, from_dict
+from proto.events import Complete, Error, as_json, from_dict
 from server.stores import (
     IDEMPOTENCY_SECONDS,
     Done,
@@ -223,7 +223,7 @@ def _interrupt(connection: sqlite3.Connection) -> None:
     for turn in _turns(rows, ()):
         seq = SEQ_BEFORE_CHUNKS + len(turn.chunks) // 2 + 1
         error = Error(INTERRUPTED, turn.session_id, turn.id, seq, "interrupted", True, now)
-        connection.execute("UPDATE turns SET terminal = ? WHERE id = ?", (json.dumps(as_dict(error)), turn.id))
+        connection.execute("UPDATE turns SET terminal = ? WHERE id = ?", (as_json(error), turn.id))
         if any(turn.chunks[::2]):
             connection.execute(
                 "UPDATE sessions SET model_messages = model_messages + 1 WHERE id = ? "

@@ -21,7 +21,7 @@ from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple
 
 from proto.errors import ChatError
-from proto.events import Complete, Error, as_dict
+from proto.events import Complete, Error, as_json
 from server.stores import Done, Key, Part, SavedSession, SavedTurn
 
 RETRY_SECONDS = 1.0
@@ -156,7 +156,7 @@ def _rows(write: Write) -> tuple[str, list[tuple[Any, ...]]]:
         case Begin(session, turn, key):
             return "begin", [session + turn[:9] + (key or (None, None))]
         case End(session, part, final, terminal):
-            event = json.dumps(as_dict(terminal))
+            event = as_json(terminal)
             return "end", [(*session, part.turn_id, part.first, _flat(part), final, event)]
         case Create(session):
             return "create", [session]

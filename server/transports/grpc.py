@@ -127,13 +127,15 @@ class ChatService:
 
 async def _request(stream: Stream[Any, Any]) -> Any:
     try:
-        async with asyncio.timeout(REQUEST_SECONDS):
+        if cast(ServerStream, stream._stream).buffer.ended:  # the usual case: all of it has come with the headers
             request = await stream.recv_message()
+        else:
+            async with asyncio.timeout(REQUEST_SECONDS):
+                request = await stream.recv_message()
     except TimeoutError:
         raise GRPCError(Status.DEADLINE_EXCEEDED, "The request did not come in time.") from None
     if request is None:
         raise GRPCError(Status.INVALID_ARGUMENT, "The call has no message.")
-    cast(ServerStream, stream._stream).has_its_request()
     return request
 
 

@@ -17,7 +17,7 @@ from proto.answers import (
     SessionList,
 )  # fmt: skip
 from proto.errors import ChatError
-from proto.events import Error, dumps, plain
+from proto.events import Error, dumps
 from proto.requests import ChatRequest, NewSession, invalid, text_field
 from server import VERSION
 from server.chat import MAX_PAGE, PAGE, Chat
@@ -116,7 +116,7 @@ def routes(chat: Chat, everything: Sequence[Route], extra: dict[str, Any]) -> li
     @functools.cache
     def described() -> bytes:
         """Drawn at the first request; it takes 5 ms, in which nobody else is served."""
-        return dumps(plain(document(everything, VERSION, extra))).encode()
+        return dumps(document(everything, VERSION, extra)).encode()
 
     async def openapi(request: web.Request) -> web.StreamResponse:
         return web.Response(body=described(), headers={"Content-Type": JSON_TYPE, "Cache-Control": "no-store"})

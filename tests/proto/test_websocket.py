@@ -159,15 +159,16 @@ def test_a_turn_opens_with_status_then_response_start() -> None:
         "type": "status", "message": "Generating response...", "context_messages": 1, "omitted_messages": 0,
         "turn_id": "t", "seq": 2, "timestamp": NOW,
     }  # fmt: skip
-    assert start == {**events.as_dict(INFO), "type": "response_start"}
+    assert start == {**json.loads(events.as_json(INFO)), "type": "response_start"}
     assert start["seq"] == 1
 
 
 def test_events_as_messages_and_back() -> None:
-    assert _sent(CHUNK) == [events.as_dict(CHUNK)]
-    assert _sent(ERROR) == [events.as_dict(ERROR)]
+    assert _sent(CHUNK) == [json.loads(events.as_json(CHUNK))]
+    assert _sent(ERROR) == [json.loads(events.as_json(ERROR))]
     (complete,) = _sent(COMPLETE)
-    assert complete == {**events.as_dict(COMPLETE), "type": "response_complete", "full_response": "the answer"}
+    told = json.loads(events.as_json(COMPLETE))
+    assert complete == {**told, "type": "response_complete", "full_response": "the answer"}
     for event in (STATUS, CHUNK, COMPLETE, ERROR):
         texts = encode_event(INFO, event, lambda: "the answer")
         assert decode_server(texts[0]) == event

@@ -8,7 +8,7 @@ import pytest
 
 from proto import chat_pb2, pb
 from proto.chat_pb2 import ChatRequest, ChatResponse
-from proto.events import as_dict
+from proto.events import as_json
 
 FAST = "demo?chunks=5&rate=0"
 
@@ -37,7 +37,7 @@ class Calls:
 
 
 async def events(call):
-    return [as_dict(pb.from_response(response)) async for response in call]
+    return [json.loads(as_json(pb.from_response(response))) async for response in call]
 
 
 def followed(turn_id, after):

@@ -10,7 +10,7 @@ from grpclib.const import Status
 
 from proto import chat_pb2, grpc_web, pb, pb_json
 from proto.errors import CODES
-from proto.events import as_dict
+from proto.events import as_json
 from proto.grpc_web import BINARY, FORMS, JSON, TEXT, Decoder, frame, parse_trailers
 
 FAST = "demo?chunks=5&rate=0"
@@ -176,7 +176,7 @@ def test_a_turn_changes_to_grpc_web_and_back(serving, run):
                 first = [json.loads(await response.content.readline()) for _ in range(5)]
             follow = chat_pb2.FollowTurnRequest(turn_id=first[0]["turn_id"], after=5)
             messages, _ = await page.call("FollowTurn", follow)
-            rest = [as_dict(pb.from_response(message)) for message in messages]
+            rest = [json.loads(as_json(pb.from_response(message))) for message in messages]
             async with http.get(
                 f"/turns/{first[0]['turn_id']}?after=0", headers={"Accept": "application/x-ndjson"}
             ) as response:

@@ -1,0 +1,33 @@
+"""The names of turns, sessions and connections: random, so that nobody can guess one."""
+
+import os
+from base64 import urlsafe_b64encode
+
+DRAWN_BYTES = 4096
+
+_drawn = b""
+_used = 0
+
+
+def turn_id() -> str:
+    return urlsafe_b64encode(_random(18)).decode()
+
+
+def session_id() -> str:
+    """A UUID (RFC 9562, version 4)."""
+    digits = _random(16).hex()
+    variant = "89ab"[int(digits[16], 16) & 3]
+    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"
+
+
+def connection_id() -> str:
+    return _random(8).hex()
+
+
+def _random(size: int) -> bytes:
+    """Of what the operating system gives. To ask takes 5 µs, however much one asks for: so it is asked for many."""
+    global _drawn, _used
+    if _used + size > len(_drawn):
+        _drawn, _used = os.urandom(DRAWN_BYTES), 0
+    _used += size
+    return _drawn[_used - size : _used]
