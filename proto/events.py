@@ -112,7 +112,7 @@ def _keys(kind: type[Any]) -> tuple[str, ...]:
 def _members(word: Any) -> str:
     return ",".join(
         [
-            key + (quote(value) if type(value) is str else dumps(value))
+            key + (quote(value) if (kind := type(value)) is str else repr(value) if kind is int else dumps(value))
             for key, value in zip(_keys(word.__class__), word, strict=True)
             if value is not None
         ]
@@ -142,15 +142,17 @@ def dumps(value: Any) -> str:
 
 def tagged(kind: str, word: Any, **more: Any) -> str:
     """A word as an object that says what it is, `type` first, and more behind its fields."""
-    members = [f'"type":"{kind}"', _members(word), *[f"{quote(name)}:{dumps(item)}" for name, item in more.items()]]
-    return f"{{{','.join(filter(None, members))}}}"
+    members = _members(word)
+    if more:
+        members += "".join([f",{quote(name)}:{dumps(item)}" for name, item in more.items()])
+    return f'{{"type":"{kind}",{members}}}' if members else f'{{"type":"{kind}"}}'
 
 
 def as_json(event: Event | Heartbeat) -> str:
     """An event as JSON text."""
     if type(event) is Chunk:
         return chunk_json(*event)
-    return f'{{"type":"{NAMES[type(event)]}",{_members(event)}}}'
+    return tagged(NAMES[type(event)], event)
 
 
 def chunk_json(text: str, number: int, final: bool, timestamp: str, turn_id: str, seq: int) -> str:

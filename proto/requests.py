@@ -51,7 +51,10 @@ def json_object(data: bytes | str, what: str = "body") -> dict[str, Any]:
         text = data if isinstance(data, str) else data.decode("utf-8")
         if text.count("[") + text.count("{") > MAX_JSON_DEPTH:
             _check_depth(text)
-        value = _decode(text)
+        text = text.strip(" \t\r\n")
+        value, end = _decode(text)
+        if end < len(text):
+            raise ValueError("something behind it")
     except UnicodeDecodeError:
         raise invalid(f"The {what} must be JSON in UTF-8.") from None
     except (ValueError, RecursionError):
@@ -65,7 +68,7 @@ def _no_constant(name: str) -> None:
     raise ValueError(name)
 
 
-_decode = json.JSONDecoder(parse_constant=_no_constant).decode  # json.loads would make one each time
+_decode = json.JSONDecoder(parse_constant=_no_constant).raw_decode  # json.loads would make one each time
 
 
 def _check_depth(text: str) -> None:

@@ -3,19 +3,17 @@
 import time
 from datetime import UTC, datetime
 
-SHARED_NANOSECONDS = 1_000_000
-
-_made_at = -SHARED_NANOSECONDS
-_made = ""
+_second = -1
+_until_second = ""
 
 
 def timestamp() -> str:
-    """Now. This is called for every chunk: those of the same millisecond share the text."""
-    global _made_at, _made
-    now = time.time_ns()
-    if not 0 <= now - _made_at < SHARED_NANOSECONDS:
-        _made_at, _made = now, rfc3339(now / 1e9)
-    return _made
+    """Now. What a second has in common is put together once."""
+    global _second, _until_second
+    second, microseconds = divmod(time.time_ns() // 1000, 1_000_000)
+    if second != _second:
+        _second, _until_second = second, datetime.fromtimestamp(second, UTC).isoformat()[:19]
+    return f"{_until_second}.{microseconds:06d}+00:00"
 
 
 def rfc3339(seconds: float) -> str:

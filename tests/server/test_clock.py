@@ -1,0 +1,29 @@
+"""Timestamps: what a second has in common is kept, and must not be taken for another's."""
+
+import time
+from datetime import UTC, datetime
+
+from server import clock
+
+STAMPS = {
+    0: "1970-01-01T00:00:00.000000+00:00",
+    1: "1970-01-01T00:00:00.000000+00:00",
+    999_999_999: "1970-01-01T00:00:00.999999+00:00",
+    1_000_000_000: "1970-01-01T00:00:01.000000+00:00",
+    951_827_696_000_001_999: "2000-02-29T12:34:56.000001+00:00",
+    4_102_444_799_999_999_000: "2099-12-31T23:59:59.999999+00:00",
+}
+
+
+def test_timestamps_are_rfc_3339_to_the_microsecond(monkeypatch):
+    moments = iter([*STAMPS, *reversed(STAMPS)])  # the clock may be set back
+    monkeypatch.setattr(time, "time_ns", lambda: next(moments))
+    assert [clock.timestamp() for _ in range(2 * len(STAMPS))] == [*STAMPS.values(), *reversed(STAMPS.values())]
+
+
+def test_a_timestamp_can_be_read_back():
+    before = time.time()
+    stamp = clock.timestamp()
+    assert before - 1e-6 <= clock.seconds_of(stamp) <= time.time()
+    assert datetime.fromisoformat(stamp).tzinfo == UTC
+    assert clock.rfc3339(clock.seconds_of(stamp)) == stamp
