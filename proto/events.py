@@ -10,7 +10,7 @@
 from collections.abc import Mapping
 from functools import cache
 from json.encoder import encode_basestring as quote
-from typing import Any, NamedTuple, Union
+from typing import Any, NamedTuple
 
 GENERATING = "Generating response..."
 
@@ -91,7 +91,7 @@ class Heartbeat(NamedTuple):
     timestamp: str
 
 
-Event = Union[SessionInfo, Status, Chunk, Complete, Error]
+Event = SessionInfo | Status | Chunk | Complete | Error
 TYPES: dict[str, type[Any]] = {
     "session_info": SessionInfo,
     "status": Status,
@@ -174,7 +174,7 @@ def from_dict(fields: Mapping[str, Any]) -> Event | Heartbeat | None:
         known["usage"] = Usage(**{name: known["usage"][name] for name in Usage._fields if name in known["usage"]})
     for name in word._fields:
         if name not in known and name not in word._field_defaults:
-            known[name] = None if name == "time_to_first_chunk" else _EMPTY[word.__annotations__[name]]
+            known[name] = _EMPTY.get(word.__annotations__[name])
     event: Event | Heartbeat = word(**known)
     return event
 

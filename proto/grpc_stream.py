@@ -13,7 +13,6 @@ import asyncio
 import gzip
 import struct
 import zlib
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
 from google.protobuf.message import DecodeError
@@ -202,14 +201,6 @@ class Stream(protocol.Stream):
                 headers.append(("grpc-encoding", "gzip"))
         await super().send_headers(headers, end_stream)
         self.ended = end_stream
-
-    async def send_request(
-        self, headers: Headers, end_stream: bool = False, *, _processor: protocol.EventsProcessor
-    ) -> Callable[[], None]:
-        self.gzip_sent = self.connection.gzip
-        if self.gzip_sent:
-            headers = [*headers, ("grpc-encoding", "gzip"), ("grpc-accept-encoding", "identity,gzip")]
-        return await super().send_request(headers, end_stream, _processor=_processor)
 
     async def send_data(self, data: bytes, end_stream: bool = False) -> None:
         assert self.id is not None

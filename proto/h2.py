@@ -57,7 +57,6 @@ log = logging.getLogger(__name__)
 class Connection(protocol.Connection):
     """A connection that makes our streams, says GOAWAY, and lingers."""
 
-    gzip = False
     stream_class: type[Stream] = Stream
     _lingering: asyncio.TimerHandle | None = None
 

@@ -25,8 +25,3 @@ class LineBuffer:
         del self._data[: last + 1]
         self._searched = len(self._data)
         return lines
-
-    @property
-    def rest(self) -> bytes:
-        """What came after the last line feed."""
-        return bytes(self._data)

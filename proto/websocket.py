@@ -11,7 +11,7 @@
 import json
 import zlib
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Union
+from typing import Any, NamedTuple
 
 from proto.errors import ChatError, ProtocolError
 from proto.events import (
@@ -37,7 +37,7 @@ from proto.requests import (
     text_field,
 )  # fmt: skip
 
-TEXT, CLOSE, PING, PONG = 0x1, 0x8, 0x9, 0xA
+TEXT, PING, PONG = 0x1, 0x9, 0xA
 COMPRESS_FROM_BYTES = 1024
 FEATURES = ["streaming", "sessions", "members", "typing", "cancel", "resume", "permessage-deflate"]
 
@@ -92,9 +92,9 @@ class Resume(NamedTuple):
     after: int
 
 
-ClientMessage = Union[
-    CreateSession, JoinSession, LeaveSession, ChatRequest, TypingStart, TypingStop, Ping, Cancel, Resume
-]
+ClientMessage = (
+    CreateSession | JoinSession | LeaveSession | ChatRequest | TypingStart | TypingStop | Ping | Cancel | Resume
+)
 CLIENT: dict[str, type[Any]] = {
     "create_session": CreateSession,
     "join_session": JoinSession,
@@ -185,7 +185,7 @@ class Refusal(NamedTuple):
     retry_after: float | None = None
 
 
-ServerMessage = Union[Connected, Created, Joined, Left, Update, Pong, Refusal]
+ServerMessage = Connected | Created | Joined | Left | Update | Pong | Refusal
 SERVER: dict[str, type[Any]] = {
     "connected": Connected,
     "session_created": Created,

@@ -6,12 +6,11 @@ import socket
 import ssl
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from aiohttp import web
 
 from proto.requests import invalid
-from server.asking import ChatSettings
 from server.catalog import VERTEX_SWITCHES, Catalog, choose_default, gemini_credentials
 from server.chat import Chat
 from server.connection import Hub
@@ -21,7 +20,6 @@ from server.edge import (
     MAX_HEADERS,
     Access,
     HttpProtocol,
-    max_body_bytes,
     middleware,
 )  # fmt: skip
 from server.listen import GRPC_ALPN, HTTP_ALPN, Listener, bind, tls_context
@@ -72,7 +70,7 @@ class App:
         default, reason = choose_default(settings.model, environ)
         self.catalog = Catalog(_providers(settings, environ) if providers is None else providers, default, reason)
         self.store = _store(settings)
-        self.chat = Chat(self.catalog, self.store, ChatSettings(*(getattr(settings, n) for n in ChatSettings._fields)))
+        self.chat = Chat(self.catalog, self.store, settings)
         self.access = Access(settings.allow_origin)
         self._listeners: list[Listener] = []
         self._runner: web.AppRunner | None = None
@@ -143,14 +141,12 @@ class App:
     def _application(self) -> web.Application:
         application = web.Application(
             middlewares=[middleware(self.access)],
-            client_max_size=max_body_bytes(self.settings.max_message_chars),
         )
         everything: list[Route] = []
-        extra: dict[str, Any] = {"x-websocket": websocket.MESSAGES}
         everything += stream.routes(self.chat)
         everything += websocket.routes(self._websockets)
         everything += grpc_web.routes(self.chat)
-        everything += rest.routes(self.chat, everything, extra)
+        everything += rest.routes(self.chat, everything, websocket.MESSAGES)
         everything += pages.routes()
         for route in everything:
             if route.method == "GET" and SSE.content_type not in route.media:  # HEAD comes with it

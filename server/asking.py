@@ -19,28 +19,12 @@ from server import logs, pieces
 from server.clock import timestamp
 from server.models import End, Message, Model, Pushing
 from server.sessions import Session, Sessions
+from server.settings import Settings
 from server.stats import Stats
 from server.stores import Key, Part, SavedTurn, Store
 from server.turn import Turn, sha256
 
 log = logging.getLogger(__name__)
-
-
-class ChatSettings(NamedTuple):
-    """What the operator may set of the chat; times in seconds, prices per million tokens."""
-
-    resume_grace: float = 15.0
-    heartbeat: float = 15.0
-    max_message_chars: int = 32_000
-    max_streams: int = 10_000
-    system: str | None = None
-    context_messages: int | None = None
-    context_chars: int | None = None
-    chunk_words: int | None = None
-    chunk_interval: float = 0.0
-    price_in: float | None = None
-    price_out: float | None = None
-    verbose: bool = False
 
 
 class Desk(NamedTuple):
@@ -49,7 +33,7 @@ class Desk(NamedTuple):
     store: Store
     sessions: Sessions
     stats: Stats
-    settings: ChatSettings
+    settings: Settings
     ended: Callable[["Asking"], None]
     running: Mapping[str, "Asking"]
 
@@ -191,7 +175,7 @@ class Asking:
                 if type(piece) is End:
                     return piece
                 if piece:
-                    chunk(piece if piece.isascii() else well_formed(piece))  # type: ignore[union-attr, arg-type]
+                    chunk(piece if piece.isascii() else well_formed(piece))
                     if verbose:
                         self._tell_chunk(len(piece))
             return End()

@@ -20,13 +20,14 @@ from proto.errors import ChatError
 from proto.events import GENERATING, SessionInfo, Status
 from proto.requests import ChatRequest, check_session_id, check_turn_id, invalid
 from server import ids, pieces
-from server.asking import Asking, ChatSettings, Desk
+from server.asking import Asking, Desk
 from server.catalog import Catalog
 from server.clock import rfc3339, timestamp
 from server.kept import KeptTurns, restored
 from server.lane import Outbox
 from server.models import Message, Model
 from server.sessions import Member, Session, Sessions
+from server.settings import Settings
 from server.stats import Stats
 from server.stores import Key, SavedSession, Store
 from server.turn import Turn
@@ -44,7 +45,7 @@ T = TypeVar("T")
 class Chat:
     """Starts, finds and cancels turns; lists, clears and deletes sessions; counts."""
 
-    def __init__(self, catalog: Catalog, store: Store, settings: ChatSettings) -> None:
+    def __init__(self, catalog: Catalog, store: Store, settings: Settings) -> None:
         self.catalog = catalog
         self.settings = settings
         self.stats = Stats()

@@ -19,7 +19,7 @@ from proto import pb
 from proto.chat_pb2 import ChatRequest, ChatResponse
 from proto.errors import ChatError
 from proto.grpc_web import frame
-from proto.requests import check_turn_id, invalid
+from proto.requests import invalid
 from server import ids
 from server.chat import Chat
 from server.clock import timestamp
@@ -126,7 +126,7 @@ class Conversation:
                 session.tell("user_typing", {"connection_id": self.connection_id, "typing": typing}, but=self)
             case ChatRequest.CANCEL:
                 followed = request.turn_id in self._readers
-                turn = await self._chat.cancel(check_turn_id(request.turn_id))
+                turn = await self._chat.cancel(request.turn_id)
                 if not followed:
                     self._show_end(turn)
             case ChatRequest.RESUME:

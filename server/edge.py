@@ -174,8 +174,6 @@ def _as_chat_error(error: web.HTTPException, request: web.Request) -> ChatError:
         return ChatError("invalid_request", f"{request.path} takes {allowed}, not {request.method[:20]}.", http=405)
     if error.status == 404:
         return ChatError("not_found", "There is no such route: GET / lists those that there are.")
-    if error.status == 413:
-        return ChatError("too_large", "The body is larger than this server takes.")
     return ChatError("invalid_request", error.reason or "The request is not valid.", http=error.status)
 
 

@@ -256,7 +256,6 @@ class GrpcServer:
 
     async def stop(self, seconds: float) -> None:
         """Let the calls in flight end, for so long, then end what is left."""
-        self.drain()
         await self._until_none_left(seconds)
         tasks = {task for connection in self.connections for task in connection.handler.tasks}
         for connection in tuple(self.connections):

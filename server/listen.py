@@ -74,7 +74,7 @@ class Listener:
         self,
         sockets: Sequence[socket.socket],
         http: Factory | None,
-        grpc: Factory | None,
+        grpc: Factory,
         tls: ssl.SSLContext | None = None,
         first_bytes_seconds: float = FIRST_BYTES_SECONDS,
     ) -> None:
@@ -114,10 +114,8 @@ class Listener:
             transport.abort()
 
     def _protocol(self) -> asyncio.Protocol:
-        if self._http is None or self._grpc is None:
-            only = self._http or self._grpc
-            assert only is not None, "a listener needs a protocol"
-            return only()
+        if self._http is None:
+            return self._grpc()
         return _FirstBytes(self._http, self._grpc, self._undecided, self._first_bytes_seconds)
 
 

@@ -8,7 +8,7 @@ import json
 import logging
 import sys
 import unicodedata
-from typing import Any, TextIO
+from typing import Any
 
 from server.clock import rfc3339
 
@@ -19,10 +19,10 @@ _TITLES = {"stream_started": "stream started", "stream_completed": "stream compl
 events = logging.getLogger("fivewire")
 
 
-def tell(event: str, level: int = logging.INFO, **fields: Any) -> None:
+def tell(event: str, **fields: Any) -> None:
     """Log an event with its fields."""
-    if events.isEnabledFor(level):
-        events.log(level, event, extra={"fields": fields})
+    if heard():
+        events.info(event, extra={"fields": fields})
 
 
 def heard() -> bool:
@@ -91,12 +91,11 @@ def _columns(text: str) -> int:
     return len(text) + sum(unicodedata.east_asian_width(letter) in "WF" for letter in text)
 
 
-def configure(form: str | None, quiet: bool, stream: TextIO | None = None) -> None:
-    """Set the process's logging up: `form` is human or json, by default what suits the stream."""
-    stream = stream or sys.stderr
+def configure(form: str | None, quiet: bool) -> None:
+    """Set the process's logging up: `form` is human or json, by default what suits standard error."""
     if form is None:
-        form = "human" if stream.isatty() else "json"
-    out = logging.StreamHandler(stream)
+        form = "human" if sys.stderr.isatty() else "json"
+    out = logging.StreamHandler()
     out.setFormatter(HumanFormat() if form == "human" else JsonFormat())
     root = logging.getLogger()
     root.handlers[:] = [out]

@@ -97,12 +97,12 @@ class Schemas:
         }
 
 
-def document(routes: Sequence["Route"], version: str, extra: dict[str, Any]) -> dict[str, Any]:
-    """The whole document; `extra` is added at the top (`x-...`)."""
+def document(routes: Sequence["Route"], version: str, websocket: Messages) -> dict[str, Any]:
+    """The whole document; what a WebSocket says is `x-websocket`."""
     schemas = Schemas()
     events = {"oneOf": [schemas.word(word) for word in TYPES.values()]}
     schemas.made["event"] = events
-    extra = {name: _messages(value, schemas) if isinstance(value, Messages) else value for name, value in extra.items()}
+    messages = _messages(websocket, schemas)
     paths: dict[str, dict[str, Any]] = {}
     for route in routes:
         if route.listed:
@@ -119,7 +119,7 @@ def document(routes: Sequence["Route"], version: str, extra: dict[str, Any]) -> 
         "paths": paths,
         "components": {"schemas": schemas.made},
         "x-error-codes": {name: code._asdict() for name, code in CODES.items()},
-        **extra,
+        "x-websocket": messages,
     }
 
 

@@ -16,11 +16,11 @@ import time
 from pathlib import Path
 
 from server.app import Sockets
+from server.listen import BACKLOG_CONNECTIONS
 
 VARIABLE = "FIVEWIRE_INHERITED_SOCKETS"
 LOOK_SECONDS = 0.3
 WATCHED = ("server", "proto", "web")
-BACKLOG_CONNECTIONS = 1024
 
 
 def is_child() -> bool:

@@ -10,7 +10,7 @@ from proto import chat_pb2, pb
 from proto.answers import SessionCreated
 from proto.events import Event
 from proto.grpc_web import frame
-from proto.requests import after_seq, check_turn_id, invalid
+from proto.requests import after_seq, invalid
 from server.chat import MAX_PAGE, PAGE, Chat
 from server.clock import timestamp
 from server.turn import Turn
@@ -90,7 +90,7 @@ class Rpc:
 
     async def resume(self, turn_id: str, after: int) -> Followed | None:
         after = after_seq(after)
-        turn = await self.chat.turn(check_turn_id(turn_id))
+        turn = await self.chat.turn(turn_id)
         after = turn.check_cursor(after)
         if turn.nothing_left(after):
             return None
@@ -127,7 +127,7 @@ class Rpc:
         return pb.to_message(self.chat.tell())
 
     async def _cancel_turn(self, request: chat_pb2.CancelTurnRequest) -> Any:
-        return pb.to_message((await self.chat.cancel(check_turn_id(request.turn_id))).snapshot())
+        return pb.to_message((await self.chat.cancel(request.turn_id)).snapshot())
 
     async def _list_models(self, request: chat_pb2.ListModelsRequest) -> Any:
         return pb.to_message(await self.chat.catalog.models())

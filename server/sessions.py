@@ -173,14 +173,12 @@ class Sessions:
                 del self._live[session.id]
 
     def join(self, session: Session, member: Member) -> None:
-        if member not in session.members:
-            session.members[member] = None
-            self.hold(session)
+        session.members[member] = None
+        self.hold(session)
 
     def leave(self, session: Session, member: Member) -> None:
-        if member in session.members:
-            del session.members[member]
-            self.let_go(session)
+        del session.members[member]
+        self.let_go(session)
 
     def was_stored(self, session: Session) -> None:
         if not session.stored:

@@ -90,9 +90,9 @@ class Stats:
 
     def left(self, follower: Follower) -> None:
         figures = self.transports[follower.reader.framing.name]
-        if figures.followers.pop(follower, follower) is None:
-            self.open_streams -= 1
-            figures.chunks += follower.chunks
+        del figures.followers[follower]
+        self.open_streams -= 1
+        figures.chunks += follower.chunks
 
     def health(self, status: str, model: str, sessions: int) -> Health:
         """The figures that cost nothing, however many streams are open: they are asked for every few seconds."""

@@ -14,7 +14,7 @@ import asyncio
 import random
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable, Sequence
-from typing import NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar, final
 
 from proto.answers import ModelInfo
 from proto.errors import ChatError
@@ -30,6 +30,7 @@ class Message(NamedTuple):
     text: str
 
 
+@final
 class End(NamedTuple):
     """A model's last word: the last text (may be empty), why it ended, what it used."""
 

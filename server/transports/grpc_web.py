@@ -26,10 +26,7 @@ class GrpcWeb(BodyFraming):
 
     name = "grpc_web"
     form = BINARY
-
-    @property
-    def content_type(self) -> str:  # type: ignore[override]
-        return self.form.content_type
+    content_type = BINARY.content_type
 
     def encode(self, turn: Turn, event: Event) -> bytes:
         return framed_event(turn, event)
@@ -41,6 +38,7 @@ class GrpcWeb(BodyFraming):
 
 class GrpcWebText(GrpcWeb):
     form = TEXT
+    content_type = TEXT.content_type
 
     def encode(self, turn: Turn, event: Event) -> bytes:
         return base64.b64encode(framed_event(turn, event))
@@ -48,6 +46,7 @@ class GrpcWebText(GrpcWeb):
 
 class GrpcWebJson(GrpcWeb):
     form = JSON
+    content_type = JSON.content_type
 
     def encode(self, turn: Turn, event: Event) -> bytes:
         return grpc_web.frame(pb_json.event_json(event, turn.session_id).encode())

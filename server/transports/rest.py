@@ -2,7 +2,6 @@
 
 import functools
 from collections.abc import Sequence
-from typing import Any
 
 from aiohttp import web
 
@@ -23,7 +22,7 @@ from server import VERSION
 from server.chat import MAX_PAGE, PAGE, Chat
 from server.clock import rfc3339, timestamp
 from server.edge import JSON_TYPE, client_name, json_answer, max_body_bytes, read_chat_request, read_json
-from server.openapi import document
+from server.openapi import Messages, document
 from server.stats import prometheus
 from server.transports import IDEMPOTENCY_KEY, Parameter, Route
 from server.turn import Turn
@@ -43,7 +42,7 @@ def answer_of(turn: Turn) -> ChatAnswer:
     )  # fmt: skip
 
 
-def routes(chat: Chat, everything: Sequence[Route], extra: dict[str, Any]) -> list[Route]:
+def routes(chat: Chat, everything: Sequence[Route], websocket: Messages) -> list[Route]:
     """`everything` is the list of all routes, these included: `/` and `/openapi.json` tell of it. `extra` are
     the parts of the document about what is not HTTP: the WebSocket's messages, the gRPC service."""
     limit = max_body_bytes(chat.settings.max_message_chars)
@@ -116,7 +115,7 @@ def routes(chat: Chat, everything: Sequence[Route], extra: dict[str, Any]) -> li
     @functools.cache
     def described() -> bytes:
         """Drawn at the first request; it takes 5 ms, in which nobody else is served."""
-        return dumps(document(everything, VERSION, extra)).encode()
+        return dumps(document(everything, VERSION, websocket)).encode()
 
     async def openapi(request: web.Request) -> web.StreamResponse:
         return web.Response(body=described(), headers={"Content-Type": JSON_TYPE, "Cache-Control": "no-store"})

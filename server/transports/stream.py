@@ -5,7 +5,7 @@ from aiohttp import web
 from proto import ndjson, sse
 from proto.answers import TurnSnapshot
 from proto.events import Event, Heartbeat
-from proto.requests import ChatRequest, after_seq, check_turn_id, cursor, invalid
+from proto.requests import ChatRequest, after_seq, cursor, invalid
 from server.body import BodyFraming, Chunked, stream_turn
 from server.chat import Chat
 from server.clock import timestamp
@@ -50,14 +50,14 @@ class Sse(BodyFraming):
 NDJSON, SSE = Chunked(Ndjson()), Chunked(Sse())
 
 
-def wanted(request: web.Request, default: Chunked | None) -> Chunked | None:
-    """The framing that the Accept header asks for."""
+def wanted(request: web.Request) -> Chunked | None:
+    """The framing that the Accept header asks for, if it does."""
     accept = request.headers.get("Accept", "").lower()
     if sse.CONTENT_TYPE in accept:
         return SSE
     if ndjson.CONTENT_TYPE in accept:
         return NDJSON
-    return default
+    return None
 
 
 def after_cursor(request: web.Request, turn_id: str) -> int:
@@ -74,15 +74,14 @@ def after_cursor(request: web.Request, turn_id: str) -> int:
 
 def routes(chat: Chat) -> list[Route]:
     async def start(request: web.Request) -> web.StreamResponse:
-        framing = wanted(request, NDJSON)
-        assert framing is not None
+        framing = wanted(request) or NDJSON
         asked = await read_chat_request(request, chat.settings.max_message_chars)
         turn = await chat.send(asked, framing.name, client_name(request))
         return await stream_turn(request, turn, 0, framing)
 
     async def follow(request: web.Request) -> web.StreamResponse:
-        turn_id = check_turn_id(request.match_info["turn_id"])
-        framing = wanted(request, None)
+        turn_id = request.match_info["turn_id"]
+        framing = wanted(request)
         if framing is None:
             return json_answer((await chat.turn(turn_id)).snapshot())
         after = after_cursor(request, turn_id)
@@ -95,7 +94,7 @@ def routes(chat: Chat) -> list[Route]:
         return await stream_turn(request, turn, after, framing)
 
     async def cancel(request: web.Request) -> web.StreamResponse:
-        turn = await chat.cancel(check_turn_id(request.match_info["turn_id"]))
+        turn = await chat.cancel(request.match_info["turn_id"])
         return json_answer(turn.snapshot())
 
     media = (ndjson.CONTENT_TYPE, sse.CONTENT_TYPE)

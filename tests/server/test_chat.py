@@ -13,11 +13,11 @@ import pytest
 from proto.errors import ChatError
 from proto.events import Chunk, Complete, Error, SessionInfo, Status, Usage
 from proto.requests import ChatRequest
-from server.asking import ChatSettings
 from server.catalog import Catalog
 from server.chat import Chat
 from server.models import End, Message
 from server.models.demo import Demo
+from server.settings import Settings
 from server.stores.memory import MemoryStore
 from server.stores.sqlite import SqliteStore
 from server.turn import Turn, sha256
@@ -33,7 +33,7 @@ def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Open:
     @asynccontextmanager
     async def open_chat(provider: Any, **settings: Any) -> AsyncIterator[Chat]:
         store = MemoryStore() if request.param == "memory" else SqliteStore(tmp_path / "chat.db")
-        chat = Chat(Catalog([provider, Demo()], "script", "the test"), store, ChatSettings(**settings))
+        chat = Chat(Catalog([provider, Demo()], "script", "the test"), store, Settings(**settings))
         await chat.open()
         try:
             yield chat
@@ -179,7 +179,7 @@ def test_idempotency_over_a_restart(run: Any, tmp_path: Path, script: Any, sessi
         request, texts, ids = Ask("Hello", session_id, None, "key-1"), ["first", "second"], []
         for text in texts:
             store = SqliteStore(tmp_path / "chat.db")
-            chat = Chat(Catalog([script(End(text))], "script", ""), store, ChatSettings())
+            chat = Chat(Catalog([script(End(text))], "script", ""), store, Settings())
             await chat.open()
             both = await asyncio.gather(*(whole(chat, request) for _ in range(3)))
             ids += [turn.id for turn in both]
@@ -429,7 +429,7 @@ def test_the_conversation_goes_on_after_a_restart(run: Any, tmp_path: Path, scri
         log: list[Any] = []
         for number in range(3):
             models = script()
-            chat = Chat(Catalog([models], "script", ""), SqliteStore(tmp_path / "chat.db"), ChatSettings())
+            chat = Chat(Catalog([models], "script", ""), SqliteStore(tmp_path / "chat.db"), Settings())
             await chat.open()
             if log:
                 kept = await chat.turn(log[0].turn_id)
@@ -517,7 +517,7 @@ def test_ended_turns_stay_in_memory_up_to_a_bound(run: Any, opened: Open, script
 def test_the_answer_is_in_the_store_while_it_grows(run: Any, tmp_path: Path, script: Any) -> None:
     async def test() -> None:
         models, store = script(), SqliteStore(tmp_path / "chat.db")
-        chat = Chat(Catalog([models], "script", ""), store, ChatSettings())
+        chat = Chat(Catalog([models], "script", ""), store, Settings())
         await chat.open()
         turn = await chat.send(Ask("Hello", "s"), "rest", "me")
         saved = await store.turn(turn.id)

@@ -369,12 +369,11 @@ def test_going_down_lets_calls_end_and_refuses_new_ones(serving, run):
     run(scenario())
 
 
-@pytest.mark.parametrize("gzip", [False, True])
-def test_our_own_channel(serving, run, gzip):
+def test_our_own_channel(serving, run):
     async def scenario():
         async with serving() as app:
             host, port = app.http_url.partition("//")[2].split(":")
-            channel = Channel(host, int(port), gzip=gzip)
+            channel = Channel(host, int(port))
             try:
                 stub = ChatServiceStub(channel)
                 text = "long " * 5000
