@@ -13,6 +13,7 @@ from json.encoder import encode_basestring as quote
 from typing import Any, NamedTuple
 
 GENERATING = "Generating response..."
+HEAD_EVENTS = 2  # session_info and status; chunk n has seq HEAD_EVENTS + n
 
 
 class Usage(NamedTuple):

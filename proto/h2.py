@@ -297,7 +297,7 @@ class Protocol(protocol.H2Protocol):
     def __init__(self, handler: protocol.AbstractHandler, client_side: bool) -> None:
         config = H2Configuration(
             client_side=client_side,
-            header_encoding="latin-1",  # which every byte is; with ASCII one odd byte ends the connection
+            header_encoding="latin-1",  # decodes any byte; with ASCII one odd byte ends the connection
             validate_inbound_headers=False,  # an offence would end the connection; grpclib and we look at what we use
             validate_outbound_headers=False,
             normalize_inbound_headers=False,

@@ -188,23 +188,22 @@ def to_word(message: Message) -> Any:
     return _word(_WORDS[message.DESCRIPTOR.full_name], message)
 
 
-def session_messages(
-    detail: answers.SessionDetail,
-) -> tuple[chat_pb2.SessionInfoResponse, chat_pb2.HistoryResponse]:
-    """A session's detail, which gRPC gives in two answers: `GetSessionInfo` and `GetHistory`."""
-    fields = _fields(detail)
-    messages = fields.pop("messages")
-    return (
-        chat_pb2.SessionInfoResponse(success=True, message="Session found", **fields),
-        chat_pb2.HistoryResponse(session_id=detail.session_id, messages=messages),
-    )
+# A session's detail comes in two answers: `GetSessionInfo` and `GetHistory`.
 
 
-def session_detail(
-    info: chat_pb2.SessionInfoResponse, history: chat_pb2.HistoryResponse | None = None
-) -> answers.SessionDetail:
+def session_info(detail: answers.SessionDetail) -> chat_pb2.SessionInfoResponse:
+    fields = _fields(detail._replace(messages=[]))
+    del fields["messages"]
+    return chat_pb2.SessionInfoResponse(success=True, message="Session found", **fields)
+
+
+def session_history(detail: answers.SessionDetail) -> chat_pb2.HistoryResponse:
+    return chat_pb2.HistoryResponse(session_id=detail.session_id, messages=map(to_message, detail.messages))
+
+
+def session_detail(info: chat_pb2.SessionInfoResponse, history: chat_pb2.HistoryResponse) -> answers.SessionDetail:
     detail: answers.SessionDetail = _word(answers.SessionDetail, info)
-    return detail._replace(messages=[to_word(item) for item in history.messages]) if history else detail
+    return detail._replace(messages=[to_word(item) for item in history.messages])
 
 
 # --- failures, in trailing metadata beside the status ---

@@ -139,9 +139,7 @@ class App:
         )
 
     def _application(self) -> web.Application:
-        application = web.Application(
-            middlewares=[middleware(self.access)],
-        )
+        application = web.Application(middlewares=[middleware(self.access)])
         everything: list[Route] = []
         everything += stream.routes(self.chat)
         everything += websocket.routes(self._websockets)

@@ -32,8 +32,8 @@ from server.stats import Stats
 from server.stores import Key, SavedSession, Store
 from server.turn import Turn
 
-CHECKPOINT_SECONDS = 0.5  # in which every running turn has its turn
-CHECKPOINT_TURNS = 250  # at once, if that takes no more slices than CHECKPOINT_SLICES: each is a commit to the disk
+CHECKPOINT_SECONDS = 0.8  # in which each running turn is saved once
+CHECKPOINT_TURNS = 250  # are saved at once; more, where there would be too many slices: each is a commit to the disk
 CHECKPOINT_SLICES = 10
 MAX_KEPT_KEYS = 10_000
 MAX_PAGE = 500
@@ -185,7 +185,9 @@ class Chat:
         else:
             try:
                 turn = await self.turn(turn_id)
-            except ChatError:
+            except ChatError as error:
+                if error.code != "not_found":  # or what cannot be read now would be asked a second time
+                    raise
                 self._keys.pop(key, None)
                 return None
         if turn.message != message:

@@ -30,7 +30,7 @@ from server.clock import timestamp
 from server.edge import HttpProtocol, Sink
 from server.frames import Frames
 from server.lane import Follower, Framing
-from server.sessions import Session, check_joined
+from server.sessions import MAX_UNREAD_BYTES, Session, check_joined
 from server.stats import FRAMEWORK
 from server.turn import Turn
 
@@ -40,7 +40,6 @@ CLOSE_SECONDS = 2.0  # for the peer's half of the closing handshake
 GATHER_SECONDS = 0.02  # updates of one moment: a thousand who come to a room at once tell it to a thousand
 GATHER_UPDATES = 100
 MAX_FOLLOWED = 200  # turns that one connection may follow at once
-MAX_UNREAD_BYTES = 2**20  # of updates; a peer whose transport is full and that still gets them is gone
 MESSAGES_PER_SECOND = 100.0  # read from one connection, in the long run
 BURST_MESSAGES = 300.0
 
@@ -55,7 +54,7 @@ class Hub:
     down: bool = False
 
     async def shut(self) -> None:
-        """The server goes down: close every connection. That all leave needs not be told to each."""
+        """The server goes down: close every connection. Nobody is told that the others leave."""
         self.down = True
         closing = [
             connection.close(CLOSE_GOING_AWAY, "The server goes down.") for connection in tuple(self.connections)

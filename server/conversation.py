@@ -26,10 +26,8 @@ from server.clock import timestamp
 from server.lane import Follower, Framing
 from server.outflow import Outflow
 from server.rpc import Rpc
-from server.sessions import Session, check_joined
+from server.sessions import MAX_UNREAD_BYTES, Session, check_joined
 from server.turn import Turn
-
-MAX_UNREAD_UPDATES_BYTES = 2**20
 
 Call = Stream[ChatRequest, ChatResponse]
 
@@ -222,7 +220,7 @@ class Conversation:
     def updated(self, session_id: str, update_type: str, fields: dict[str, Any]) -> None:
         if update_type == "session_deleted":
             self._sessions.pop(session_id, None)
-        if self._outflow.buffered() > MAX_UNREAD_UPDATES_BYTES:
+        if self._outflow.buffered() > MAX_UNREAD_BYTES:
             self._outflow.drop()
         else:
             self._say(pb.update_response(pb.SessionUpdate(session_id, update_type, fields, timestamp())))

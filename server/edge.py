@@ -1,7 +1,7 @@
 """The HTTP edge: what every request passes before the core sees it, and the form that every error leaves in.
 
-1. Everything from outside has a type, a size and a time limit here. aiohttp bounds the request line, the headers and
-   the body; it does not bound the time that a body or a head may take, nor look at the Origin: that is done here.
+1. Everything from outside has a type, a size and a time limit here. aiohttp bounds the request line and the headers;
+   the size of a body, the time that it or a head may take, and the Origin are looked at here.
 2. An error is problem+json, also one of aiohttp's own and one about a request that could not be parsed. A bug is logged
    with its traceback and told as `internal`.
 3. `Access` decides about Origins for HTTP, WebSocket and gRPC-Web alike: a page of another origin gets 403, because
@@ -116,7 +116,7 @@ def problem(error: ChatError, request: web.BaseRequest) -> web.Response:
     headers = {"Content-Type": PROBLEM_TYPE, "Cache-Control": "no-store"}
     if error.retry_after is not None:
         headers["Retry-After"] = str(max(1, round(error.retry_after)))
-    # What is quoted of a request may hold bytes that are no UTF-8.
+    # Text that is quoted from a request may not be valid UTF-8.
     return web.Response(body=dumps(word).encode("utf-8", "replace"), status=error.http, headers=headers)
 
 
@@ -189,8 +189,14 @@ async def read_body(request: web.Request, limit: int) -> bytes:
         if content.is_eof():  # the usual case: head and body came together
             body = content.read_nowait() if not content.at_eof() else b""
         else:
+            pieces, size = [], 0
             async with asyncio.timeout(BODY_SECONDS):
-                body = b"".join([piece async for piece in _pieces(content, limit)])
+                async for piece in content.iter_any():
+                    pieces.append(piece)
+                    size += len(piece)
+                    if size > limit:
+                        break
+            body = b"".join(pieces)
     except TimeoutError:
         raise ChatError(
             "invalid_request", f"The body did not arrive within {BODY_SECONDS:.0f} seconds.", http=408
@@ -200,15 +206,6 @@ async def read_body(request: web.Request, limit: int) -> bytes:
     if len(body) > limit:
         raise ChatError("too_large", f"The body may have at most {limit} bytes.")
     return body
-
-
-async def _pieces(content: Any, limit: int) -> Any:
-    size = 0
-    async for piece in content.iter_any():
-        size += len(piece)
-        if size > limit:
-            raise ChatError("too_large", f"The body may have at most {limit} bytes.")
-        yield piece
 
 
 async def read_json(request: web.Request, limit: int, optional: bool = False) -> dict[str, Any]:
@@ -253,7 +250,8 @@ class Sink:
 
 
 class HttpProtocol(RequestHandler):
-    """aiohttp's protocol, that tells a sink of the transport's flow, bounds the head's time, and errs in our form."""
+    """aiohttp's protocol, which tells a sink of the transport's flow, bounds the head's time, and has errors in our
+    form."""
 
     __slots__ = ("_head_timer", "_stall_timer", "sink")
 

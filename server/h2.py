@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 BUDGET_FRAMES = 2000.0
 BUDGET_FRAMES_PER_SECOND = 200.0
 WINDOW_UPDATE_COST = 0.1  # a fast reader sends many of them in good faith
-MAX_UNREAD_BYTES = 4 * 2**20  # in the socket's buffer; more is what comes of replies that are not read
+MAX_BUFFERED_BYTES = 4 * 2**20  # for the socket; more is what comes of replies that are not read
 PREFACE_SECONDS = 10.0
 IDLE_SECONDS = 600.0
 
@@ -117,7 +117,7 @@ class ServerProtocol(Protocol):
         super().data_received(data)
 
     def fed(self, events: list[H2Event]) -> None:
-        if self._transport.get_write_buffer_size() > MAX_UNREAD_BYTES:
+        if self._transport.get_write_buffer_size() > MAX_BUFFERED_BYTES:
             log.info("A peer does not read what it asks for; its connection is dropped")
             self.bye(ErrorCodes.ENHANCE_YOUR_CALM)
 

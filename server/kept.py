@@ -2,10 +2,10 @@
 
 from collections import OrderedDict
 
-from proto.events import GENERATING, SessionInfo, Status
+from proto.events import GENERATING, HEAD_EVENTS, SessionInfo, Status
 from server.lane import Observer
 from server.stores import SavedTurn
-from server.turn import HEAD_EVENTS, Turn
+from server.turn import Turn
 
 MAX_EVENTS = 100_000
 CHARS_PER_EVENT = 256  # a long message weighs as much as the events whose memory it takes

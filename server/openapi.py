@@ -63,12 +63,13 @@ class Schemas:
     def message(self, name: str, word: type[Any], added: Mapping[str, Any]) -> dict[str, Any]:
         """The schema of a word as a message of this type."""
         schema = self._schema(word)
-        properties = {"type": {"const": name}, **schema["properties"]}
-        properties["type"] = {"const": name}
+        properties = {"type": {}, **schema["properties"]}
+        properties["type"] = described(_name(word), "type", {"const": name})
         required = ["type", *(field for field in schema["required"] if field != "type")]
         for field, kind in added.items():
             optional = type(None) in typing.get_args(kind)
-            properties[field] = self.of(typing.get_args(kind)[0] if optional else kind)
+            shown = self.of(typing.get_args(kind)[0] if optional else kind)
+            properties[field] = described(_name(word), field, shown)
             if not optional:
                 required.append(field)
         return {**schema, "properties": properties, "required": required}

@@ -6,7 +6,7 @@
    sends all messages of the call through it, between the headers and the trailers. Both are ready-made, and left to
    grpclib and h2 where those have something of their own to say in them.
 3. A peer that does not open its window, or does not read, pauses the readers; the turn's log waits for them. One that
-   makes no progress is dropped, and one that lets other messages heap up.
+   makes no progress is dropped, and so is one that lets other messages pile up.
 """
 
 import asyncio

@@ -105,10 +105,10 @@ class Rpc:
         return created
 
     async def _get_session_info(self, request: chat_pb2.SessionInfoRequest) -> chat_pb2.SessionInfoResponse:
-        return pb.session_messages(await self.chat.detail(request.session_id, history=False))[0]
+        return pb.session_info(await self.chat.detail(request.session_id, history=False))
 
     async def _get_history(self, request: chat_pb2.HistoryRequest) -> chat_pb2.HistoryResponse:
-        return pb.session_messages(await self.chat.detail(request.session_id))[1]
+        return pb.session_history(await self.chat.detail(request.session_id))
 
     async def _list_sessions(self, request: chat_pb2.ListSessionsRequest) -> Any:
         if not 0 <= request.limit <= MAX_PAGE:

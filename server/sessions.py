@@ -20,6 +20,7 @@ from server.turn import Turn
 MAX_IDLE_SESSIONS = 1024
 MAX_IDLE_CHARS = 32_000_000  # of their messages
 MAX_JOINED = 100  # sessions that one connection may be a member of
+MAX_UNREAD_BYTES = 2**20  # that a member has yet to take, and still gets updates: it is gone
 
 
 class Member(Protocol):

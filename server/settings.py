@@ -87,13 +87,15 @@ class Settings:
     )  # fmt: skip
     store: str = _flag("memory, or sqlite:PATH; by default a file in the user's state folder", "sqlite", _store)
     chunk_words: int | None = _flag("regroup the model's pieces into so many words", None, _number(1, 1000, int), "N")
-    chunk_interval: float = _flag("seconds between two of them", 0.1, _number(0, 60, float), "SECONDS")
+    chunk_interval: float = _flag("seconds between two such pieces", 0.1, _number(0, 60, float), "SECONDS")
     resume_grace: float = _flag(
         "how long an answer goes on with nobody following", 15.0, _number(0, 86400, float), "SECONDS"
     )
     heartbeat: float = _flag("silence after which a stream gets a sign of life", 15.0, _seconds, "SECONDS")
     max_message_chars: int = _flag("longest message taken", 32_000, _number(1, 1_000_000, int), "N")
-    max_streams: int = _flag("most streams at once", 10_000, _number(1, 1_000_000, int), "N")
+    max_streams: int = _flag(
+        "most turns, most streams and most WebSockets at once", 10_000, _number(1, 1_000_000, int), "N"
+    )
     system: str | None = _flag("system instruction for the models", None, str, "TEXT")
     context_messages: int | None = _flag("most messages shown to the model", None, _number(1, 1_000_000, int), "N")
     context_chars: int | None = _flag("most characters shown to the model", None, _number(1, 100_000_000, int), "N")
@@ -102,7 +104,10 @@ class Settings:
     price_in: float | None = _flag("price per million input tokens, whichever model answers", None, _price, "PRICE")
     price_out: float | None = _flag("price per million output tokens, whichever model answers", None, _price, "PRICE")
     allow_origin: tuple[str, ...] = _flag(
-        "an origin whose pages may use this server (repeatable; * for all)", (), _origin, "ORIGIN"
+        "an origin whose pages may use this server (repeatable, in the environment comma-separated; * for all)",
+        (),
+        _origin,
+        "ORIGIN",
     )
     log_format: str | None = _flag("human or json; by default human on a terminal", None, _log_format, "human|json")
     quiet: bool = _flag("log warnings and errors only", False, _switch)
@@ -142,7 +147,7 @@ def _add(parser: argparse.ArgumentParser, setting: "Field[Any]", environ: Mappin
         try:
             default = tuple(kind(part.strip()) for part in text.split(",")) if default == () else kind(text)
         except (ValueError, KeyError):
-            parser.error(f"{variable}: {text!r} is not a valid {getattr(kind, '__name__', 'value')}")
+            parser.error(f"{variable}: {text!r} is not a valid {kind.__name__}")
     shown = setting.metadata["help"]
     if setting.default not in (None, False, ()):
         shown += f" (default {setting.default})"
@@ -152,16 +157,12 @@ def _add(parser: argparse.ArgumentParser, setting: "Field[Any]", environ: Mappin
         parser.add_argument(flag, action="append", type=kind, help=shown, metavar=setting.metadata["meta"])
         parser.set_defaults(**{setting.name: None, f"{setting.name}_default": default})
     else:
-        parser.add_argument(
-            flag, type=kind, default=default, help=shown.replace("%", "%%"), metavar=setting.metadata["meta"]
-        )
+        parser.add_argument(flag, type=kind, default=default, help=shown, metavar=setting.metadata["meta"])
 
 
 def default_database(environ: Mapping[str, str] = os.environ) -> Path:
     """The file of `--store sqlite`, in the user's state folder."""
-    if sys.platform == "win32":
-        folder = Path(environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-    elif sys.platform == "darwin":
+    if sys.platform == "darwin":
         folder = Path.home() / "Library" / "Application Support"
     else:
         folder = Path(environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")

@@ -13,14 +13,12 @@ import time
 from collections.abc import Callable, Sequence
 
 from proto.answers import TurnSnapshot
-from proto.events import Chunk, Complete, Error, Event, SessionInfo, Status
+from proto.events import HEAD_EVENTS, Chunk, Complete, Error, Event, SessionInfo, Status
 from proto.requests import invalid
 from server.clock import seconds_of
 from server.lane import Counter, Follower, Lane, Observer, Outbox, Reader
 
 log = logging.getLogger(__name__)
-
-HEAD_EVENTS = 2  # session_info and status; chunk n has seq HEAD_EVENTS + n
 
 
 class Turn:
@@ -83,7 +81,7 @@ class Turn:
         self.stored = 0  # chunks that the store was given
         self.started_at = time.monotonic()
         self.first_chunk_at: float | None = None
-        self.stop: Callable[[], object] = _nothing  # cancels the task that asks the model
+        self.stop: Callable[[], object] = _nothing  # stops the model
         self._observer = observer
         self._grace = grace
         self._heartbeat = heartbeat

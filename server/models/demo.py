@@ -24,9 +24,12 @@ MAX_RATE = 10_000.0
 SHORTEST_BEAT_SECONDS = 0.002
 CATCH_UP_SECONDS = 1.0  # a server that was busy for longer starts its beat anew
 MAX_PACES = 64
+MAX_KNOWN_MODELS = 64
 BREATH_PIECES = 16  # with rate=0, after how many pieces the others get a turn
 QUOTED_CHARS = 80
 
+_WHOLE = re.compile(r"\d{1,9}", re.ASCII)
+_VALUES = {"chunks": _WHOLE, "rate": re.compile(r"\d{1,9}(\.\d{1,3})?", re.ASCII), "fail_after": _WHOLE}
 _PIECE = re.compile(r"\s*\S+\s*")
 _FILLER = (
     "A stream is a promise kept in small steps. Each piece arrives when it is ready, carries its number, and can be "
@@ -57,7 +60,7 @@ class Demo:
         model = self._models.get(model_id)
         if model is None:
             model = DemoModel(model_id, settings(model_id), self._pace)
-            if len(self._models) < 64:  # ids come from strangers
+            if len(self._models) < MAX_KNOWN_MODELS:  # ids come from strangers
                 self._models[model_id] = model
         return model
 
@@ -189,16 +192,19 @@ class Pace:
 def settings(model_id: str) -> Settings:
     """The settings in a demo model's id, or `invalid_request`."""
     _, _, query = model_id.partition("?")
-    values: dict[str, float] = {}
-    for name, value in parse_qsl(query, keep_blank_values=True, max_num_fields=8) if query.count("&") < 8 else ():
-        if name not in Settings._fields or not re.fullmatch(r"\d{1,9}(\.\d{1,3})?", value, re.ASCII):
-            raise invalid("A demo model takes whole numbers: demo?chunks=200&rate=40&fail_after=5.")
-        values[name] = float(value)
-    chunks, rate = values.get("chunks"), values.get("rate", DEFAULT_RATE)
-    if (chunks is not None and not 1 <= chunks <= MAX_CHUNKS) or rate > MAX_RATE:
+    found = dict(parse_qsl(query, keep_blank_values=True))
+    if not all(name in _VALUES and _VALUES[name].fullmatch(value) for name, value in found.items()):
+        raise invalid(
+            "A demo model takes numbers, only the rate with a fraction: demo?chunks=200&rate=40&fail_after=5."
+        )
+    chosen = Settings(
+        int(found["chunks"]) if "chunks" in found else None,
+        float(found.get("rate", DEFAULT_RATE)),
+        int(found["fail_after"]) if "fail_after" in found else None,
+    )
+    if (chosen.chunks is not None and not 1 <= chosen.chunks <= MAX_CHUNKS) or chosen.rate > MAX_RATE:
         raise invalid(f"A demo model makes 1 to {MAX_CHUNKS} chunks, at most {MAX_RATE:.0f} a second.")
-    fail_after = values.get("fail_after")
-    return Settings(int(chunks) if chunks else None, rate, None if fail_after is None else int(fail_after))
+    return chosen
 
 
 def _pieces(text: str) -> list[str]:

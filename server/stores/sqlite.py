@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 from proto.answers import HistoryMessage
 from proto.errors import ChatError
-from proto.events import Complete, Error, as_json, from_dict
+from proto.events import HEAD_EVENTS, Complete, Error, as_json, from_dict
 from server.stores import (
     IDEMPOTENCY_SECONDS,
     Done,
@@ -35,7 +35,6 @@ from server.stores.sqlite_file import DatabaseFile
 from server.stores.sqlite_writer import Begin, Checkpoint, Clear, Create, Delete, End, Write, Writer
 
 INTERRUPTED = "The server stopped while it was answering; ask again."
-SEQ_BEFORE_CHUNKS = 2  # session_info and status
 
 T = TypeVar("T")
 
@@ -221,7 +220,7 @@ def _interrupt(connection: sqlite3.Connection) -> None:
         return
     connection.execute("BEGIN IMMEDIATE")
     for turn in _turns(rows, ()):
-        seq = SEQ_BEFORE_CHUNKS + len(turn.chunks) // 2 + 1
+        seq = HEAD_EVENTS + len(turn.chunks) // 2 + 1
         error = Error(INTERRUPTED, turn.session_id, turn.id, seq, "interrupted", True, now)
         connection.execute("UPDATE turns SET terminal = ? WHERE id = ?", (as_json(error), turn.id))
         if any(turn.chunks[::2]):

@@ -43,8 +43,8 @@ def answer_of(turn: Turn) -> ChatAnswer:
 
 
 def routes(chat: Chat, everything: Sequence[Route], websocket: Messages) -> list[Route]:
-    """`everything` is the list of all routes, these included: `/` and `/openapi.json` tell of it. `extra` are
-    the parts of the document about what is not HTTP: the WebSocket's messages, the gRPC service."""
+    """`everything` is the list of all routes, these included: `/` and `/openapi.json` tell of it, and the latter of the
+    WebSocket's messages too."""
     limit = max_body_bytes(chat.settings.max_message_chars)
     figures = chat.stats.transports["rest"]
 

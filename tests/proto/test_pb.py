@@ -71,10 +71,9 @@ def test_an_answer_comes_back_as_it_was(answer):
 def test_a_session_comes_in_two_answers():
     messages = [answers.HistoryMessage("user", "hi", "t", NOW), answers.HistoryMessage("model", "yes", "t", NOW)]
     detail = answers.SessionDetail("s", "demo", 2, 61.0, 1, 1, NOW, USAGE, messages, "t")
-    info, history = pb.session_messages(detail)
+    info = pb.session_info(detail)
     assert info.success
-    assert pb.session_detail(info, history) == detail
-    assert pb.session_detail(info) == detail._replace(messages=[])
+    assert pb.session_detail(info, pb.session_history(detail)) == detail
 
 
 def test_updates_pongs_and_requests():

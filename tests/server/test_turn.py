@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from proto.errors import ChatError
-from proto.events import GENERATING, Chunk, Complete, Error, Heartbeat, SessionInfo, Status, Usage
+from proto.events import GENERATING, HEAD_EVENTS, Chunk, Complete, Error, Heartbeat, SessionInfo, Status, Usage
 from server import lane
 from server.stats import Stats
-from server.turn import HEAD_EVENTS, Turn, sha256
+from server.turn import Turn, sha256
 
 NOW = "2026-01-01T00:00:00.000000+00:00"
 
