@@ -85,7 +85,7 @@ class BodyReader(Sink):
     def buffered(self) -> int:
         return self._transport.get_write_buffer_size()
 
-    def drop(self, follower: Follower) -> None:
+    def drop(self) -> None:
         self._transport.abort()
 
     def pause(self) -> None:

@@ -80,7 +80,7 @@ class TurnReader:
     def buffered(self) -> int:
         return self._connection.buffered()
 
-    def drop(self, follower: Follower) -> None:
+    def drop(self) -> None:
         self._connection.drop()
 
     def close(self) -> None:

@@ -58,7 +58,7 @@ class TurnReader:
     def buffered(self) -> int:
         return self._outflow.buffered()
 
-    def drop(self, follower: Follower) -> None:
+    def drop(self) -> None:
         self._outflow.drop()
 
     def pause(self) -> None:
@@ -83,7 +83,6 @@ class Conversation:
         self._client = client
         self._sessions: dict[str, Session] = {}
         self._readers: dict[str, TurnReader] = {}
-        self._begun: set[str] | None = None  # turns that began, or were shown, while one is asked for
         self._leaving = False
 
     async def run(self) -> None:
@@ -148,23 +147,18 @@ class Conversation:
             check_joined(len(self._sessions))
         if request.session_id:
             await self._chat.session(request.session_id)  # on gRPC an unknown session is not made
-        begun = self._begun = set()
+        turn = await self._chat.send(pb.asked(request, self._chat.settings.max_message_chars), "grpc", self._client)
+        turn.attend()
         try:
-            turn = await self._chat.send(pb.asked(request, self._chat.settings.max_message_chars), "grpc", self._client)
-            turn.attend()
-            try:
-                session = await self._chat.session(turn.session_id)
-                if not request.session_id:
-                    self.updated(
-                        session.id, "session_created", {"model": session.model, "connection_id": self.connection_id}
-                    )
-                self._enter(session)
-                if turn.id not in begun:
-                    self._follow(turn, 0)
-            finally:
-                turn.neglect()
+            session = await self._chat.session(turn.session_id)
+            if not request.session_id:
+                self.updated(
+                    session.id, "session_created", {"model": session.model, "connection_id": self.connection_id}
+                )
+            self._enter(session)
+            self._follow(turn, 0)
         finally:
-            self._begun = None
+            turn.neglect()
 
     async def _resume(self, request: ChatRequest) -> None:
         followed = await self._rpc.resume(request.turn_id, request.after)
@@ -213,8 +207,6 @@ class Conversation:
     # As a member of sessions
 
     def turn_started(self, turn: Turn) -> None:
-        if self._begun is not None:
-            self._begun.add(turn.id)
         self._follow(turn, 0)
 
     def updated(self, session_id: str, update_type: str, fields: dict[str, Any]) -> None:

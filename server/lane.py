@@ -68,7 +68,7 @@ class Reader(Protocol):
     def buffered(self) -> int:
         """Bytes that were written and that the peer has not taken yet."""
 
-    def drop(self, follower: "Follower") -> None:
+    def drop(self) -> None:
         """The peer has taken nothing for `STALL_SECONDS`."""
 
 
@@ -201,7 +201,7 @@ class Follower:
             self._stall = asyncio.get_running_loop().call_later(STALL_SECONDS, self._stalled, now)
         else:
             self._stall = None
-            self.reader.drop(self)
+            self.reader.drop()
 
 
 class Outbox:

@@ -179,16 +179,15 @@ def _told(call: Callable[[Any], Awaitable[None]]) -> Callable[[Any], Awaitable[N
 class Health(HealthBase):
     """`grpc.health.v1.Health`: serving until the server drains. A watcher is told so, and let go."""
 
-    def __init__(self, chat: Chat) -> None:
-        self._chat = chat
+    def __init__(self) -> None:
         self._draining = asyncio.Event()
 
     def drain(self) -> None:
         self._draining.set()
 
     def _status(self) -> HealthCheckResponse:
-        draining = self._chat.draining or self._draining.is_set()
-        return HealthCheckResponse(status=HealthCheckResponse.NOT_SERVING if draining else HealthCheckResponse.SERVING)
+        serves = not self._draining.is_set()
+        return HealthCheckResponse(status=HealthCheckResponse.SERVING if serves else HealthCheckResponse.NOT_SERVING)
 
     async def Check(self, stream: Stream[HealthCheckRequest, HealthCheckResponse]) -> None:
         request = await _request(stream)
@@ -213,7 +212,7 @@ class Service:
 
     def __init__(self, chat: Chat) -> None:
         self._chat_service = ChatService(chat)
-        self._health = Health(chat)
+        self._health = Health()
         services: list[IServable] = [self._chat_service, self._health]
         self._server = GrpcServer(ServerReflection.extend(services))
 

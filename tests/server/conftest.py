@@ -74,9 +74,10 @@ class Recorder:
     def buffered(self) -> int:
         return self.waiting
 
-    def drop(self, follower: Follower) -> None:
+    def drop(self) -> None:
         self.drops += 1
-        follower.close()
+        assert self.follower is not None
+        self.follower.close()
 
     @property
     def events(self) -> list[Event | Heartbeat]:

@@ -1,7 +1,6 @@
 """The chat: one turn per session, idempotency, cancelling, grace, draining; on both stores, with scripted models."""
 
 import asyncio
-import time
 import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -523,10 +522,8 @@ def test_the_answer_is_in_the_store_while_it_grows(run: Any, tmp_path: Path, scr
         saved = await store.turn(turn.id)
         assert saved is not None and saved.message == "Hello", "the message is stored before the first event is seen"
         (await models.asked()).say("one ", "two ")
-        started = time.monotonic()
         while len((await store.turn(turn.id)).chunks) < 2:  # type: ignore[union-attr]
             await asyncio.sleep(0.02)
-        assert time.monotonic() - started < 10
         await chat.drain(0)
         await chat.close()
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import time
 from typing import Any
 
 import pytest
@@ -335,6 +336,23 @@ def test_heartbeats_are_for_silence_only(run: Any, framing: Any, recorder: Any) 
         written = len(reader.writes)
         await asyncio.sleep(0.05)
         assert len(reader.writes) == written, "no heartbeat after the end"
+
+    run(test())
+
+
+@pytest.mark.parametrize(("silence", "beats"), [(0, 0), (59, 0), (61, 1), (-3600, 0)])
+def test_a_heartbeat_is_due_after_so_much_silence(
+    run: Any, framing: Any, recorder: Any, monkeypatch: Any, silence: float, beats: int
+) -> None:
+    async def test() -> None:
+        turn = new_turn(heartbeat=60.0)
+        reader = recorder(framing()).follow(turn)
+        turn.chunk("a")
+        await asyncio.sleep(0)
+        now = time.time() + silence
+        monkeypatch.setattr("server.turn.time.time", lambda: now)
+        turn._beat()  # what the timer calls
+        assert [type(event) for event in reader.events].count(Heartbeat) == beats
 
     run(test())
 
