@@ -14,7 +14,7 @@ This relies on private names of grpclib and h2, hence the upper bound on grpclib
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 from grpclib import protocol
@@ -166,8 +166,17 @@ class Events(protocol.EventsProcessor):
             self.windows_opened()
 
     def windows_opened(self) -> None:
-        for stream in tuple(self.streams.values()):
-            cast(Stream, stream).window_opened()
+        for stream in self.in_turn():
+            stream.window_opened()
+            if self.connection.h2.outbound_flow_control_window <= 0:
+                break
+
+    def in_turn(self) -> Iterator[Stream]:
+        """The calls, those first that were not reached the last time: the first ones may take all the room there is."""
+        for stream_id, stream in tuple(self.streams.items()):
+            if self.streams.get(stream_id) is stream:
+                self.streams[stream_id] = self.streams.pop(stream_id)
+                yield cast(Stream, stream)
 
     def process_connection_terminated(self, event: ConnectionTerminated) -> None:
         self.leaving = True

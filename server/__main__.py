@@ -67,13 +67,14 @@ def _banner(settings: Settings, app: App) -> None:
     """One line per address; one JSON object where the log is JSON."""
     form = settings.log_format or ("human" if sys.stdout.isatty() else "json")
     if form == "json":
-        where = {"event": "listening", "http": app.http_url, "grpc": app.grpc_address}
+        where = {"event": "listening", "http": app.http_url, "grpc": next(iter(app.grpc_addresses), None)}
         print(json.dumps({**where, "model": app.catalog.default, "reason": app.catalog.reason}), flush=True)
         return
     print(f"fivewire {VERSION} · model {app.catalog.default} ({app.catalog.reason}) · store {app.store.name}")
-    print(f"  listening on {app.http_url}  (HTTP, WebSocket, gRPC, gRPC-Web; try {app.http_url}/demo)")
-    if app.grpc_address is not None:
-        print(f"  listening on {app.grpc_address}  (gRPC)")
+    for url in app.http_urls:
+        print(f"  listening on {url}  (HTTP, WebSocket, gRPC, gRPC-Web; try {url}/demo)")
+    for address in app.grpc_addresses:
+        print(f"  listening on {address}  (gRPC)")
     print("  Ctrl-C stops it", flush=True)
 
 

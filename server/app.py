@@ -5,6 +5,7 @@ import os
 import socket
 import ssl
 from collections.abc import Mapping, Sequence
+from ipaddress import ip_address
 from pathlib import Path
 from typing import NamedTuple
 
@@ -83,6 +84,7 @@ class App:
         settings = self.settings
         tls, grpc_tls = _tls(settings, HTTP_ALPN), _tls(settings, GRPC_ALPN)
         sockets = sockets or bind_all(settings)
+        self.access.loopback = all(ip_address(bound.getsockname()[0]).is_loopback for bound in sockets.http)
         try:
             await self.chat.open()
         except BaseException:
@@ -99,14 +101,17 @@ class App:
             await listener.start()
 
     @property
-    def http_url(self) -> str:
-        address = self._listeners[0].addresses[0]
-        host = f"[{address.host}]" if ":" in address.host else address.host
-        return f"{'https' if self.settings.tls_cert else 'http'}://{host}:{address.port}"
+    def http_urls(self) -> list[str]:
+        scheme = "https" if self.settings.tls_cert else "http"
+        return [f"{scheme}://{address}" for address in self._listeners[0].addresses]
 
     @property
-    def grpc_address(self) -> str | None:
-        return str(self._listeners[1].addresses[0]) if len(self._listeners) > 1 else None
+    def http_url(self) -> str:
+        return self.http_urls[0]
+
+    @property
+    def grpc_addresses(self) -> list[str]:
+        return [str(address) for listener in self._listeners[1:] for address in listener.addresses]
 
     async def stop(self, drain_seconds: float = DRAIN_SECONDS) -> None:
         """Drain: the port still answers, with `unavailable` for new turns, until the running ones have ended."""

@@ -51,6 +51,7 @@ class Asking:
         "_over",
         "_stopped",
         "_waiters",
+        "key",
         "session",
         "turn",
     )
@@ -65,10 +66,12 @@ class Asking:
         self._begun = self._stopped = self._over = False
         self._failure: ChatError | None = None
         self._waiters: list[asyncio.Future[None]] = []
+        self.key: Key | None = None
         turn.stop = self.stop
 
     def begin(self, key: Key | None) -> None:
         """Take the session and ask the store to keep the turn; `begun` tells how that went."""
+        self.key = key
         turn, session, info = self.turn, self.session, self.turn.info
         self._desk.sessions.hold(session)
         session.turn = turn

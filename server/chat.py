@@ -10,12 +10,12 @@
 import asyncio
 import math
 import time
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeVar
 
-from proto.answers import Health, ServerStats, SessionDetail, SessionList, SessionSummary
+from proto.answers import Health, HistoryMessage, ServerStats, SessionDetail, SessionList, SessionSummary
 from proto.errors import ChatError
 from proto.events import GENERATING, SessionInfo, Status
 from proto.requests import ChatRequest, check_session_id, check_turn_id, invalid
@@ -35,7 +35,6 @@ from server.turn import Turn
 CHECKPOINT_SECONDS = 0.8  # in which each running turn is saved once
 CHECKPOINT_TURNS = 250  # are saved at once; more, where there would be too many slices: each is a commit to the disk
 CHECKPOINT_SLICES = 10
-MAX_KEPT_KEYS = 10_000
 MAX_PAGE = 500
 PAGE = 100
 
@@ -56,7 +55,7 @@ class Chat:
         self._running: dict[str, Asking] = {}
         self._desk = Desk(store, self._sessions, self.stats, settings, self._turn_ended, self._running)
         self._kept = KeptTurns()
-        self._keys: OrderedDict[Key, str] = OrderedDict()
+        self._keys: dict[Key, str] = {}  # of running turns; the store knows those of all others
         self._to_checkpoint: deque[Asking] = deque()
         self._checkpoint_timer: asyncio.TimerHandle | None = None
         self._idle: list[asyncio.Future[None]] = []
@@ -114,6 +113,8 @@ class Chat:
             session = await self._sessions.find(request.session_id)
         if key is not None and key in self._keys:  # begun while this one looked; if in vain, look again
             return await self._keyed(key, request.message) or await self._send(request, transport, client)
+        if self.draining:  # by now
+            self.admit()
         # From here to `begin` nothing awaits.
         if request.session_id is not None:
             session = self._sessions.in_memory(request.session_id) or session
@@ -129,8 +130,6 @@ class Chat:
         turn = asking.turn
         if key is not None:
             self._keys[key] = turn.id
-            if len(self._keys) > MAX_KEPT_KEYS:
-                self._keys.popitem(last=False)
         self._running[turn.id] = asking
         self._to_checkpoint.append(asking)
         asking.begin(key)
@@ -146,12 +145,15 @@ class Chat:
             await asking.begun()  # whoever followed before would miss the first events
             return asking.turn
         turn = self._kept.get(turn_id)
-        if turn is None:
+        while turn is None:
+            deletions = self._sessions.deletions
             saved = await self._store.turn(check_turn_id(turn_id))
             if saved is None:
                 raise ChatError("not_found", "There is no such turn: its session was deleted, or it never was.")
-            turn = self._kept.get(turn_id) or restored(saved, self.stats)
-            self._kept.keep(turn)
+            turn = self._kept.get(turn_id)
+            if turn is None and deletions == self._sessions.deletions:
+                turn = restored(saved, self.stats)
+                self._kept.keep(turn)
         return turn
 
     async def cancel(self, turn_id: str) -> Turn:
@@ -188,10 +190,11 @@ class Chat:
             except ChatError as error:
                 if error.code != "not_found":  # or what cannot be read now would be asked a second time
                     raise
-                self._keys.pop(key, None)
                 return None
         if turn.message != message:
             raise ChatError("conflict", "This idempotency key was used for another message: take a new key.")
+        if turn.running:
+            self.admit_reader()
         return turn
 
     def _asking(self, session: Session, model: Model, message: str, transport: str, client: str) -> Asking:
@@ -214,6 +217,8 @@ class Chat:
     def _turn_ended(self, asking: Asking) -> None:
         turn = asking.turn
         del self._running[turn.id]
+        if asking.key is not None:
+            del self._keys[asking.key]
         if turn.last_seq:
             self._kept.keep(turn)
         if not self._running:
@@ -266,21 +271,28 @@ class Chat:
 
     async def detail(self, session_id: str, history: bool = True) -> SessionDetail:
         session = await self.session(session_id)
-        with self._sessions.using(session):
-            messages = await self._store.history(session_id) if history else []
-        active = session.turn.id if session.turn is not None else None
+        turn = session.turn
+        messages: list[HistoryMessage] = []
+        said, answered = session.user_messages, session.model_messages
+        if history:
+            with self._sessions.using(session):
+                messages = await self._store.history(session_id)
+            said = [message.role for message in messages].count("user")
+            answered = len(messages) - said
+        # A turn that ended while its session was read is running still, as far as these messages go.
+        ended = {message.turn_id for message in messages if message.role == "model"}
+        active = [turn.id for turn in (turn, session.turn) if turn is not None and turn.id not in ended]
         return SessionDetail(
             session_id=session.id,
             model=session.model,
-            message_count=session.message_count,
+            message_count=said + answered,
             session_duration_seconds=round(time.time() - session.created_at, 3),
-            user_messages=session.user_messages,
-            model_messages=session.model_messages,
+            user_messages=said,
+            model_messages=answered,
             created_at=rfc3339(session.created_at),
             usage=session.usage,
-            # A checkpoint of the running answer is not a message yet: who wants it follows the turn.
-            messages=[message for message in messages if message.role == "user" or message.turn_id != active],
-            active_turn=active,
+            messages=messages,
+            active_turn=active[0] if active else None,
         )
 
     async def sessions(self, limit: int = PAGE, before: str | None = None) -> SessionList:
@@ -326,8 +338,6 @@ class Chat:
             await self._store.delete(session_id)
             self._sessions.was_deleted(session)
             self._kept.forget(session_id)
-            for key in [key for key in self._keys if key.scope == session_id]:
-                del self._keys[key]
         session.tell("session_deleted", {})
         for member in tuple(session.members):
             self._sessions.leave(session, member)

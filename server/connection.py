@@ -2,8 +2,8 @@
 
 1. aiohttp does the handshake, reads, and closes. What is written goes straight into the socket's transport: replies as
    they are made, the events of turns as ready-made frames that all members share (`server.lane`).
-2. Messages are taken one at a time, and the next one when the peer has room for the answers: whoever floods, or does
-   not read, is not read either.
+2. Messages are taken one at a time, and not faster than the peer takes the answers: whoever floods, or does not read,
+   is not read either.
 3. What the peer does not read piles up only as far as the turns' logs and `MAX_UNREAD_BYTES`; then, or without progress
    for 30 s, the connection is closed with 4408. The other members notice nothing.
 4. A ping goes out every heartbeat. A peer that has said nothing from one to the next is dead, unless it still takes
@@ -163,8 +163,9 @@ class Connection(Sink):
             await self._pace()
 
     async def _pace(self) -> None:
-        """Before the next message: room for its answer, and not too many of them."""
-        while self._protocol.writing_paused and not self._left:
+        """Before the next message: room for its answer, and not too many of them. A turn that catches up fills the
+        transport again and again, but never by much: who does so is heard all the same."""
+        while self.buffered() > MAX_UNREAD_BYTES and not self._left:
             self._room = asyncio.get_running_loop().create_future()
             await self._room
         now = time.monotonic()
@@ -324,10 +325,15 @@ class Connection(Sink):
                 reader.follower.pause()
 
     def resume(self) -> None:
+        self._heard = True  # it takes what it is sent
         if self._room is not None and not self._room.done():
             self._room.set_result(None)
-        for reader in tuple(self._readers.values()):
-            if reader.follower is not None and not self._protocol.writing_paused:
+        for turn_id, reader in tuple(self._readers.items()):
+            if self._protocol.writing_paused:
+                break
+            if reader.follower is not None:
+                del self._readers[turn_id]  # to the end: the next time it is the others' turn
+                self._readers[turn_id] = reader
                 reader.follower.resume()
 
     def lost(self) -> None:

@@ -83,16 +83,20 @@ class Conversation:
         self._client = client
         self._sessions: dict[str, Session] = {}
         self._readers: dict[str, TurnReader] = {}
-        self._leaving = False
+        self._busy = self._leaving = False
 
     async def run(self) -> None:
         try:
             async for request in self._call:
+                self._busy = True
                 try:
                     await self._take(request)
                 except ChatError as error:
                     self._say(pb.error_response(error, request.session_id, timestamp()))
                 await self._outflow.drained()
+                self._busy = False
+                if self._leaving:
+                    self.drain()
             while self._readers:
                 turn_id, reader = next(iter(self._readers.items()))
                 await reader.done
@@ -108,7 +112,7 @@ class Conversation:
         """The server goes down: end when the last turn has."""
         self._leaving = True
         wrapper = self._call._stream.wrapper
-        if not self._readers and not self._outflow.waiting and wrapper is not None:
+        if not self._readers and not self._busy and not self._outflow.waiting and wrapper is not None:
             wrapper.cancel(GRPCError(Status.UNAVAILABLE, "The server is going down: try again in a moment."))
 
     async def _take(self, request: ChatRequest) -> None:

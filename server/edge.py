@@ -5,7 +5,8 @@
 2. An error is problem+json, also one of aiohttp's own and one about a request that could not be parsed. A bug is logged
    with its traceback and told as `internal`.
 3. `Access` decides about Origins for HTTP, WebSocket and gRPC-Web alike: a page of another origin gets 403, because
-   neither a WebSocket nor a simple request is held back by CORS.
+   neither a WebSocket nor a simple request is held back by CORS. Nor is a page whose own name is made to lead to this
+   machine (DNS rebinding): a server that listens on loopback answers to names of this machine only.
 """
 
 import asyncio
@@ -13,6 +14,7 @@ import itertools
 import logging
 import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -58,8 +60,24 @@ class Access:
     """Which pages may speak to this server: its own, and those of the origins that the operator allows."""
 
     def __init__(self, allowed: Sequence[str] = ()) -> None:
+        self.loopback = False  # whether this machine only can reach the server
         self._any = "*" in allowed
         self._allowed = {origin.rstrip("/").lower() for origin in allowed}
+        self._names = {urlsplit(origin).hostname for origin in allowed}
+        self._last = ""  # host that was let in
+
+    def check_host(self, host: str) -> None:
+        """ChatError `forbidden` for a name that may be anybody's."""
+        if host == self._last or not self.loopback or self._any:
+            return
+        name = _name(host)
+        if "." in name and not name.endswith(".localhost") and not _is_address(name) and name not in self._names:
+            raise ChatError(
+                "forbidden",
+                f"This server is for this machine only, and {name[:200]} is no name of it. Its operator can allow it: "
+                f"--allow-origin https://{name[:200]}",
+            )
+        self._last = host
 
     def check(self, headers: Mapping[str, str]) -> str | None:
         """The foreign origin that is allowed, None if there is none; ChatError `forbidden` for all others."""
@@ -72,6 +90,20 @@ class Access:
             "forbidden",
             f"Pages of this origin may not use this server. Its operator can allow it: --allow-origin {origin[:200]}",
         )
+
+
+def _name(host: str) -> str:
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return ""
+
+
+def _is_address(name: str) -> bool:
+    try:
+        return bool(ip_address(name))
+    except ValueError:
+        return False
 
 
 def _authority(origin: str) -> str:
@@ -127,6 +159,7 @@ def middleware(access: Access) -> Any:
     async def edge(request: web.Request, handler: Handler) -> web.StreamResponse:
         response: web.StreamResponse
         try:
+            access.check_host(request.headers.get("Host", ""))
             if "Origin" in request.headers:
                 origin = access.check(request.headers)
                 if origin is not None:

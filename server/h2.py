@@ -130,10 +130,12 @@ class ServerProtocol(Protocol):
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        for stream in tuple(self.processor.streams.values()):
+        for stream in self.processor.in_turn():
             outflow = cast(ServerStream, stream).outflow
-            if outflow is not None and self.connection.write_ready.is_set():
+            if outflow is not None:
                 outflow.opened()
+            if not self.connection.write_ready.is_set():
+                break
 
     def drain(self) -> None:
         """Ask the peer to come no more, and leave when its calls have ended."""

@@ -20,6 +20,7 @@ FIRST_BYTES_SECONDS = 10.0
 TLS_HANDSHAKE_SECONDS = 10.0
 TLS_SHUTDOWN_SECONDS = 2.0
 BACKLOG_CONNECTIONS = 1024
+UNSENT_BYTES = 2**17  # that the kernel takes of one connection
 
 HTTP_ALPN = ("http/1.1", "h2")
 GRPC_ALPN = ("h2",)
@@ -114,16 +115,22 @@ class Listener:
             transport.abort()
 
     def _protocol(self) -> asyncio.Protocol:
-        if self._http is None:
-            return self._grpc()
         return _FirstBytes(self._http, self._grpc, self._undecided, self._first_bytes_seconds)
+
+
+def _bound_what_waits(connection: socket.socket) -> None:
+    """The kernel takes megabytes that a slow peer has yet to read, and then says nothing for as long as that takes. So
+    little lets it tell early whether such a peer reads at all."""
+    if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+        with contextlib.suppress(OSError):  # not everywhere
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
 
 
 class _FirstBytes(asyncio.Protocol):
     """Looks at the first bytes of a connection, then hands it and them to HTTP or gRPC."""
 
     def __init__(
-        self, http: Factory, grpc: Factory, undecided: set[asyncio.Transport], first_bytes_seconds: float
+        self, http: Factory | None, grpc: Factory, undecided: set[asyncio.Transport], first_bytes_seconds: float
     ) -> None:
         self._http = http
         self._grpc = grpc
@@ -134,8 +141,9 @@ class _FirstBytes(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        _bound_what_waits(transport.get_extra_info("socket"))
         tls = transport.get_extra_info("ssl_object")
-        if tls is not None and tls.selected_alpn_protocol() == "h2":
+        if self._http is None or (tls is not None and tls.selected_alpn_protocol() == "h2"):
             self._hand_over(self._grpc)  # which speaks first, and has a time limit of its own
             return
         self._undecided.add(self._transport)
@@ -146,6 +154,7 @@ class _FirstBytes(asyncio.Protocol):
         if self._head.startswith(PREFACE):
             self._hand_over(self._grpc)
         elif not PREFACE.startswith(self._head):
+            assert self._http is not None
             self._hand_over(self._http)
 
     def connection_lost(self, exc: Exception | None) -> None:

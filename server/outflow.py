@@ -149,7 +149,10 @@ class Outflow:
             for reader in tuple(self.readers):
                 if self._paused:  # again: what the one before wrote was enough
                     break
-                reader.resume()
+                if reader in self.readers:
+                    del self.readers[reader]  # to the end: the next time it is the others' turn
+                    self.readers[reader] = None
+                    reader.resume()
 
     @property
     def waiting(self) -> bool:

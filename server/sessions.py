@@ -3,7 +3,7 @@
 1. A session in use (a running turn, members, a request under way) stays in memory; idle ones are kept while there is
    room, and read back from the store when asked for.
 2. Between a look at the store and the use of what it said, things may change; whoever comes first wins, and a session
-   deleted meanwhile stays deleted (`_deletions` tells).
+   deleted meanwhile stays deleted (`deletions` tells).
 """
 
 from collections import OrderedDict
@@ -109,7 +109,7 @@ class Sessions:
         self._live: dict[str, Session] = {}
         self._idle: OrderedDict[str, Session] = OrderedDict()
         self._idle_chars = 0
-        self._deletions = 0
+        self.deletions = 0
         self.count = 0
 
     async def open(self) -> None:
@@ -134,10 +134,10 @@ class Sessions:
             session = self._live.get(session_id)
             if session is not None:
                 return session if session.stored and not session.deleted else None
-            deletions = self._deletions
+            deletions = self.deletions
             saved = await self._store.session(session_id)
             history = await self._store.history(session_id) if saved is not None else []
-            if deletions != self._deletions or session_id in self._live:
+            if deletions != self.deletions or session_id in self._live:
                 continue
             if saved is None:
                 return None
@@ -187,7 +187,7 @@ class Sessions:
             self.count += 1
 
     def was_deleted(self, session: Session) -> None:
-        self._deletions += 1
+        self.deletions += 1
         self.count -= 1
         session.deleted = True
         self._wake(session)

@@ -127,7 +127,10 @@ class Speech:
         self.stopped = False
 
     def stop(self) -> None:
-        self.stopped = True
+        """It is found out at the next beat, which may be far away: until then it holds nobody."""
+        if not self.stopped:
+            self.stopped = True
+            del self._say, self._done, self._pieces, self._end
 
     def speak(self) -> bool:
         """The next piece, or the end; whether there is more."""

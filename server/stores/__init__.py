@@ -100,13 +100,14 @@ class Store(Protocol):
         """How many sessions there are."""
 
     async def history(self, session_id: str) -> list[HistoryMessage]:
-        """The messages since the last clear, oldest first: a turn's user message and, if it has any text, its answer.
-        A model message's timestamp is that of its turn's end (of its last chunk while it runs)."""
+        """The messages since the last clear, oldest first: a turn's user message and, when it has ended with any text,
+        its answer, with the timestamp of the end."""
 
     async def turn(self, turn_id: str) -> SavedTurn | None: ...
 
     async def keyed(self, key: Key) -> str | None:
-        """The id of the turn that was begun with this key in the last 24 hours."""
+        """The id of the turn that was begun in the last 24 hours with this key, or with one of its name in the session
+        that is its scope: a client that named no session at first may name the one that was made when it asks again."""
 
     async def create(self, session: SavedSession) -> None: ...
 
@@ -142,7 +143,6 @@ def messages(turn: SavedTurn) -> list[HistoryMessage]:
     """What a turn adds to its session's history."""
     asked = HistoryMessage("user", turn.message, turn.id, turn.timestamp)
     text = "".join(turn.chunks[::2])
-    if not text:
+    if not text or turn.terminal is None:
         return [asked]
-    ended = turn.terminal.timestamp if turn.terminal else turn.chunks[-1]
-    return [asked, HistoryMessage("model", text, turn.id, ended)]
+    return [asked, HistoryMessage("model", text, turn.id, turn.terminal.timestamp)]

@@ -89,8 +89,9 @@ class MemoryStore:
         self._turns_of.setdefault(session.id, []).append(turn.id)
         if key:
             self._forget_keys()
-            self._keys.pop(key, None)
-            self._keys[key] = (turn.started_at, turn.id)
+            for scope in {key.scope, session.id}:
+                self._keys.pop(Key(scope, key.key), None)
+                self._keys[Key(scope, key.key)] = (turn.started_at, turn.id)
         done(None)
 
     def checkpoint(self, parts: Sequence[Part]) -> None:
@@ -119,8 +120,10 @@ class MemoryStore:
             del self._moved[session_id]  # it was never listed
         for turn_id in self._turns_of.pop(session_id, ()):
             key = self._turns.pop(turn_id).key
-            if key and self._keys.get(key, (0.0, ""))[1] == turn_id:
-                del self._keys[key]
+            if key:
+                for scope in {key.scope, session_id}:
+                    if self._keys.get(Key(scope, key.key), (0.0, ""))[1] == turn_id:
+                        del self._keys[Key(scope, key.key)]
 
     def _put(self, session: SavedSession) -> None:
         session_id = session.id

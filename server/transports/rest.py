@@ -94,7 +94,7 @@ def routes(chat: Chat, everything: Sequence[Route], websocket: Messages) -> list
         return json_answer(await chat.catalog.models())
 
     async def index(request: web.Request) -> web.StreamResponse:
-        if "text/html" in request.headers.get("Accept", ""):
+        if "text/html" in ", ".join(request.headers.getall("Accept", ())):
             return web.Response(status=303, headers={"Location": "/demo"})
         endpoints = [
             {"method": route.method, "path": route.path, "summary": route.summary}

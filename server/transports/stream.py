@@ -52,7 +52,7 @@ NDJSON, SSE = Chunked(Ndjson()), Chunked(Sse())
 
 def wanted(request: web.Request) -> Chunked | None:
     """The framing that the Accept header asks for, if it does."""
-    accept = request.headers.get("Accept", "").lower()
+    accept = ", ".join(request.headers.getall("Accept", ())).lower()
     if sse.CONTENT_TYPE in accept:
         return SSE
     if ndjson.CONTENT_TYPE in accept:

@@ -305,6 +305,39 @@ def test_origins(run: Any, serving: Any, dial: Any) -> None:
     run(test())
 
 
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:8000", "127.0.0.1.evil.example", "1.2.3.4.", "a.b:"])
+def test_a_name_that_is_made_to_lead_here_is_none_of_this_machine(run: Any, serving: Any, dial: Any, host: str) -> None:
+    """DNS rebinding: a page of such a name is of the same origin as what it asks for, and may read the answer."""
+
+    async def test() -> None:
+        async with serving() as app, dial(app) as wire:
+            for more in ({}, {"Origin": f"http://{host}"}):
+                check_problem(await wire.ask("GET", "/sessions", Host=host, **more), 403)
+
+    run(test())
+
+
+HERE = ("", "localhost", "localhost:8000", "app.localhost", "myhost", "127.0.0.1:1", "[::1]:8000", "192.168.1.2", "[")
+
+
+@pytest.mark.parametrize("host", [*HERE, "chat.example.org", "CHAT.example.org:443"])
+def test_names_of_this_machine_and_those_that_the_operator_names(run: Any, serving: Any, dial: Any, host: str) -> None:
+    async def test() -> None:
+        async with serving(allow_origin=("https://chat.example.org",)) as app, dial(app) as wire:
+            assert (await wire.ask("GET", "/health", Host=host)).status == 200
+
+    run(test())
+
+
+@pytest.mark.parametrize("settings", [{"host": "0.0.0.0"}, {"allow_origin": ("*",)}])
+def test_a_server_for_others_has_any_name(run: Any, serving: Any, dial: Any, settings: Any) -> None:
+    async def test() -> None:
+        async with serving(**settings) as app, dial(app) as wire:
+            assert (await wire.ask("GET", "/health", Host="chat.example.org")).status == 200
+
+    run(test())
+
+
 def test_every_origin_may_be_allowed(run: Any, serving: Any, dial: Any) -> None:
     async def test() -> None:
         async with serving(allow_origin=("*",)) as app, dial(app) as wire:

@@ -130,7 +130,7 @@ def test_a_preface_that_never_comes_or_never_ends(serving, peer, run, monkeypatc
 
     async def scenario():
         async with serving(grpc_port=0) as app:
-            host, _, port = app.grpc_address.rpartition(":")
+            host, _, port = app.grpc_addresses[0].rpartition(":")
             for sent in (b"", PREFACE[:10], PREFACE):
                 reader, writer = await asyncio.open_connection(host, int(port))
                 writer.write(sent)

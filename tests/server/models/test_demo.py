@@ -1,6 +1,7 @@
 """The demo model: both ways of answering say the same, and answers that are due together do not disturb each other."""
 
 import asyncio
+import weakref
 from collections.abc import Coroutine
 from typing import Any
 
@@ -33,6 +34,37 @@ def test_it_says_the_same_in_both_ways(model_id: str) -> None:
         end = await pushed(model, said.append)
         assert [*said, end] == answered
         assert isinstance(end, End) and end.text
+
+    run(work())
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "chunks=0", "chunks=2.5", "fail_after=1.9", "rate=1e3", "rate=20000", "colour=red", "chunks=", "chunks=1&x=1",
+        "rate=1&" * 9 + "pace=1",
+    ],
+)  # fmt: skip
+def test_settings_that_are_none_are_refused(query: str) -> None:
+    with pytest.raises(ChatError) as refused:
+        Demo().model(f"demo?{query}")
+    assert refused.value.code == "invalid_request"
+
+
+def test_one_that_is_stopped_holds_nobody_until_its_next_beat() -> None:
+    """Which may be a quarter of an hour away."""
+
+    async def work() -> None:
+        class Listener(list[str]):
+            """What a turn is to the model."""
+
+        listener = Listener()
+        gone = weakref.ref(listener)
+        stop = Demo().model("demo?chunks=9&rate=0.001").push(ASKED, listener.append, lambda end: None)
+        stop()
+        del listener
+        assert gone() is None
+        stop()
 
     run(work())
 

@@ -40,7 +40,7 @@ class Stub:
 
 
 def connect(app, port="http", gzip=False, certificate=None):
-    address = app.http_url.partition("//")[2] if port == "http" else app.grpc_address
+    address = app.http_url.partition("//")[2] if port == "http" else app.grpc_addresses[0]
     compression = grpc.Compression.Gzip if gzip else grpc.Compression.NoCompression
     if certificate is None:
         return grpc.aio.insecure_channel(address, compression=compression)

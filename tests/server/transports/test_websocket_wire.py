@@ -1,4 +1,4 @@
-"""The WebSocket below its messages: hostile frames, compression, slow and dead peers, the ways in which it closes."""
+"""The WebSocket below its messages: hostile frames, compression, dead peers, the ways in which it closes."""
 
 import asyncio
 import base64
@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import struct
 import time
 import zlib
@@ -237,230 +236,13 @@ def test_deflate_both_ways_with_websockets(run, serving, meet, script, compressi
     run(scene())
 
 
-# Slow and dead peers
+# Dead peers, and the end
 
 
 async def until(condition):
     """Wait for what happens on the other side of a socket."""
     while not condition():
         await asyncio.sleep(0.005)
-
-
-def small_window(url):
-    """A connected socket that takes little before it is full."""
-    peer = socket.socket()
-    peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32768)
-    host, _, port = url.removeprefix("http://").partition(":")
-    peer.connect((host, int(port)))
-    peer.setblocking(False)
-    return peer
-
-
-class Slow:
-    """A raw peer that reads when it is told to."""
-
-    def __init__(self, app):
-        self.socket = small_window(app.http_url)
-        self.loop = asyncio.get_running_loop()
-        self.messages = []
-        self.closed = None  # the code of the close frame
-        self._data = b""
-
-    async def __aenter__(self):
-        key = base64.b64encode(os.urandom(16))
-        await self.send(
-            b"GET /ws HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
-            b"Sec-WebSocket-Key: " + key + b"\r\n\r\n"
-        )
-        head = b""
-        while not head.endswith(b"\r\n\r\n"):
-            head += await self.loop.sock_recv(self.socket, 1)
-        return self
-
-    async def __aexit__(self, *_):
-        self.socket.close()
-
-    async def send(self, data):
-        await self.loop.sock_sendall(self.socket, data)
-
-    async def say(self, **fields):
-        await self.send(frame(json.dumps(fields).encode()))
-
-    async def read(self):
-        """Some bytes; the whole frames among them become messages. False at the end."""
-        data = await self.loop.sock_recv(self.socket, 2**18)
-        self._data += data
-        while len(self._data) >= 2:
-            size, head = self._data[1], 2
-            if size == 126:
-                size, head = int.from_bytes(self._data[2:4], "big"), 4
-            elif size == 127:
-                size, head = int.from_bytes(self._data[2:10], "big"), 10
-            if len(self._data) < head + size:
-                break
-            opcode, payload = self._data[0] & 0x0F, self._data[head : head + size]
-            self._data = self._data[head + size :]
-            if opcode == TEXT:
-                self.messages.append(json.loads(payload))
-            elif opcode == CLOSE:
-                self.closed = int.from_bytes(payload[:2], "big")
-        return bool(data)
-
-    async def read_until(self, kind):
-        while not any(message["type"] == kind for message in self.messages):
-            assert await self.read(), "the server closed"
-        return self.messages
-
-    async def read_to_the_end(self):
-        with contextlib.suppress(ConnectionError):
-            while await self.read():
-                pass
-
-
-def paused(app):
-    """How many followers have fallen behind."""
-    return sum(follower._paused for follower in app.chat.stats.transports["websocket"].followers)
-
-
-def test_a_slow_member_catches_up_and_the_others_notice_nothing(run, serving, meet, script):
-    piece = "x" * 10_000
-
-    async def scene():
-        model = script()
-        async with (
-            contextlib.AsyncExitStack() as stack,
-            serving(providers=[model], model="scripted") as app,
-            meet(app, max_size=None) as fast,
-        ):
-            session_id = await fast.create()
-            slow = await stack.enter_async_context(Slow(app))
-            await slow.say(type="join_session", session_id=session_id)
-            await slow.read_until("session_joined")
-            await fast.say("chat", message="Hi")
-            ask = await model.asked()
-            said = 0
-            while not paused(app):
-                ask.say(piece)
-                said += 1
-                await fast.until("chunk")
-            for _ in range(400):
-                ask.say(piece)
-                said += 1
-            await fast.until("chunk", chunk_number=said)
-            (behind,) = [f for f in app.chat.stats.transports["websocket"].followers if f._paused]
-            assert behind.cursor < said
-            assert behind.reader.buffered() < 2**20, "what it has not read stays in the log"
-            catching = asyncio.create_task(slow.read_until("response_complete"))
-            ask.say(End("the end"))
-            await fast.until("response_complete")
-            turn = [message for message in await catching if "seq" in message]
-            assert [message["seq"] for message in turn] == [2, 1, *range(3, said + 5)]
-            assert turn[-1]["full_response"] == piece * said + "the end"
-
-    run(scene())
-
-
-def test_a_member_that_reads_nothing_is_closed(run, serving, meet, script, monkeypatch):
-    monkeypatch.setattr("server.lane.STALL_SECONDS", 0.2)
-    monkeypatch.setattr("server.connection.CLOSE_SECONDS", 0.2)
-
-    async def scene():
-        model = script()
-        async with (
-            contextlib.AsyncExitStack() as stack,
-            serving(providers=[model], model="scripted") as app,
-            meet(app, max_size=None) as fast,
-        ):
-            session_id = await fast.create()
-            slow = await stack.enter_async_context(Slow(app))
-            await slow.say(type="join_session", session_id=session_id)
-            await slow.read_until("session_joined")
-            await fast.say("chat", message="Hi")
-            ask = await model.asked()
-            while not paused(app):
-                ask.say("x" * 10_000)
-                await fast.until("chunk")
-            gone = (await fast.until("session_update", update_type="user_disconnected"))[-1]
-            assert gone["session_id"] == session_id
-            assert app.chat.stats.websockets == 1
-            ask.say(End("still here"))
-            await fast.until("response_complete")
-            await slow.read_to_the_end()  # the connection is cut, whatever the peer does
-
-    run(scene())
-
-
-def test_who_comes_back_in_time_reads_why_it_was_closed(run, serving, meet, script, monkeypatch):
-    monkeypatch.setattr("server.lane.STALL_SECONDS", 0.4)
-    monkeypatch.setattr("server.connection.CLOSE_SECONDS", 10.0)
-
-    async def scene():
-        model = script()
-        async with contextlib.AsyncExitStack() as stack, serving(providers=[model], model="scripted") as app:
-            slow = await stack.enter_async_context(Slow(app))
-            await slow.say(type="chat", message="Hi", session_id="s")
-            ask = await model.asked()
-            ask.say(*["x" * 10_000] * 600)
-            await until(lambda: not app.chat.stats.websockets)
-            while slow.closed is None:
-                assert await slow.read(), "the server closed"
-            assert slow.closed == 4408
-            await slow.send(frame(struct.pack(">H", 4408), CLOSE))
-            await slow.read_to_the_end()
-            turn = [message for message in slow.messages if "seq" in message]
-            cursor = max(message["seq"] for message in turn)
-            assert 2 < cursor < 602
-            slow = await stack.enter_async_context(Slow(app))
-            await slow.say(type="resume", turn_id=turn[0]["turn_id"], after=cursor)
-            ask.say(End("the end"))
-            rest = [message for message in await slow.read_until("response_complete") if "seq" in message]
-            assert [message["seq"] for message in rest] == list(range(cursor + 1, 605))
-
-    run(scene())
-
-
-def test_updates_that_nobody_reads_are_bounded(run, serving, meet, monkeypatch):
-    """No turn runs: only updates pile up for a member that does not read."""
-    monkeypatch.setattr("server.connection.CLOSE_SECONDS", 0.1)
-    monkeypatch.setattr("server.connection.MAX_UNREAD_BYTES", 2**17)
-
-    async def scene():
-        async with contextlib.AsyncExitStack() as stack, serving() as app, meet(app) as one:
-            session_id = await one.create()
-            slow = await stack.enter_async_context(Slow(app))
-            await slow.say(type="join_session", session_id=session_id)
-            await one.next("session_update", update_type="user_joined")
-            session = await app.chat.session(session_id)
-            (connection,) = [member for member in session.members if member.connection_id != one.connection_id]
-            most = 0
-            while app.chat.stats.websockets == 2:
-                connection.updated(
-                    session_id, "message_added", {"message_count": 1, "last_message_preview": "x" * 1000}
-                )
-                most = max(most, connection.buffered())
-                await asyncio.sleep(0)
-            assert most < 2**17 + 200_000
-
-    run(scene())
-
-
-def test_who_asks_and_does_not_read_is_not_read(run, serving, monkeypatch):
-    for limit in ("BURST_MESSAGES", "MESSAGES_PER_SECOND"):  # which would stop the flood too
-        monkeypatch.setattr(f"server.connection.{limit}", 1e9)
-
-    async def scene():
-        async with contextlib.AsyncExitStack() as stack, serving() as app:
-            slow = await stack.enter_async_context(Slow(app))
-            flood = frame(json.dumps({"type": "typing_start", "session_id": "s" * 128}).encode()) * 100
-            sent = 0
-            with contextlib.suppress(TimeoutError):
-                while True:
-                    async with asyncio.timeout(0.3):
-                        await slow.send(flood)
-                    sent += len(flood)
-                    assert sent < 50_000_000, "the server reads without end"
-
-    run(scene())
 
 
 def test_a_dead_peer_is_noticed_within_two_heartbeats(run, serving, meet, shake, monkeypatch):

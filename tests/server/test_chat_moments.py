@@ -1,0 +1,222 @@
+"""Two things at the same moment: what a session says while a turn ends in it, deletes that overtake reads, keys."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from proto.errors import ChatError
+from proto.requests import ChatRequest
+from server.catalog import Catalog
+from server.chat import Chat
+from server.models import End
+from server.settings import Settings
+from server.stores.sqlite import SqliteStore
+
+Ask = ChatRequest
+
+
+class Gate:
+    """Holds the next read of a store up, between what the database says and what is done with it."""
+
+    def __init__(self, store: SqliteStore, name: str) -> None:
+        self.waiting = asyncio.Event()
+        self.open = asyncio.Event()
+        read: Callable[..., Awaitable[Any]] = getattr(store, name)
+
+        async def held(*arguments: Any) -> Any:
+            setattr(store, name, read)
+            found = await read(*arguments)
+            self.waiting.set()
+            await self.open.wait()
+            return found
+
+        setattr(store, name, held)
+
+
+@asynccontextmanager
+async def opened(path: Path, script: Any, **settings: Any) -> AsyncIterator[tuple[Chat, SqliteStore]]:
+    store = SqliteStore(path / "chat.db")
+    chat = Chat(Catalog([script], "script", "the test"), store, Settings(**settings))
+    await chat.open()
+    try:
+        yield chat, store
+    finally:
+        await chat.drain(0)
+        await chat.close()
+
+
+def test_a_turn_that_ends_while_its_session_is_read_is_there_whole_or_running(
+    run: Any, tmp_path: Path, script: Any
+) -> None:
+    async def test() -> None:
+        models = script()
+        async with opened(tmp_path, models) as (chat, store):
+            turn = await chat.send(Ask("Hello", "s"), "rest", "me")
+            asked = await models.asked()
+            asked.say("half ")
+            while not (saved := await store.turn(turn.id)) or not saved.chunks:
+                await asyncio.sleep(0.02)  # until it is saved in part
+            gate = Gate(store, "history")
+            reading = asyncio.ensure_future(chat.detail("s"))
+            await gate.waiting.wait()
+            asked.say(End("whole"))
+            await turn.ended()
+            gate.open.set()
+            early = await reading
+            assert ([m.text for m in early.messages], early.message_count) == (["Hello"], 1)
+            assert (early.model_messages, early.active_turn) == (0, turn.id)
+            late = await chat.detail("s")
+            assert ([m.text for m in late.messages], late.message_count) == (["Hello", "half whole"], 2)
+            assert (late.model_messages, late.active_turn) == (1, None)
+
+    run(test())
+
+
+def test_a_turn_that_is_deleted_while_it_is_read_is_not_kept(run: Any, tmp_path: Path, script: Any) -> None:
+    async def test() -> None:
+        async with opened(tmp_path, script(End("yes"))) as (chat, _):
+            turn = await chat.send(Ask("Hello", "s"), "rest", "me")
+            await turn.ended()
+        async with opened(tmp_path, script()) as (chat, store):  # which has it on disk only
+            gate = Gate(store, "turn")
+            reading = asyncio.ensure_future(chat.turn(turn.id))
+            await gate.waiting.wait()
+            await chat.delete("s")
+            gate.open.set()
+            for look in (reading, chat.turn(turn.id)):
+                with pytest.raises(ChatError) as refused:
+                    await look
+                assert refused.value.code == "not_found"
+
+    run(test())
+
+
+def test_a_session_that_is_deleted_while_it_is_read_stays_deleted(run: Any, tmp_path: Path, script: Any) -> None:
+    async def test() -> None:
+        async with opened(tmp_path, script(End("yes"))) as (chat, _):
+            await (await chat.send(Ask("Hello", "s"), "rest", "me")).ended()
+        async with opened(tmp_path, script()) as (chat, store):
+            gate = Gate(store, "session")
+            reading = asyncio.ensure_future(chat.session("s"))
+            await gate.waiting.wait()
+            await chat.delete("s")
+            gate.open.set()
+            with pytest.raises(ChatError) as refused:
+                await reading
+            assert refused.value.code == "not_found"
+
+    run(test())
+
+
+def test_two_who_look_for_a_session_at_once_get_the_same_one(run: Any, tmp_path: Path, script: Any) -> None:
+    async def test() -> None:
+        async with opened(tmp_path, script(End("yes"))) as (chat, _):
+            await (await chat.send(Ask("Hello", "s"), "rest", "me")).ended()
+        async with opened(tmp_path, script()) as (chat, store):
+            gate = Gate(store, "session")
+            first = asyncio.ensure_future(chat.session("s"))
+            await gate.waiting.wait()
+            second = await chat.session("s")
+            gate.open.set()
+            assert await first is second
+
+    run(test())
+
+
+def test_no_turn_begins_once_the_running_ones_were_stopped(run: Any, tmp_path: Path, script: Any) -> None:
+    async def test() -> None:
+        async with opened(tmp_path, script(End("yes"))) as (chat, store):
+            gate = Gate(store, "session")
+            sending = asyncio.ensure_future(chat.send(Ask("Hello", "s"), "rest", "me"))
+            await gate.waiting.wait()
+            await chat.drain(0)
+            gate.open.set()
+            with pytest.raises(ChatError) as refused:
+                await sending
+            assert refused.value.code == "unavailable"
+
+    run(test())
+
+
+def test_a_key_is_good_in_the_session_that_its_turn_has_made(run: Any, tmp_path: Path, script: Any) -> None:
+    """While the turn runs, after its end, and after a restart; with the session named or not."""
+
+    async def test() -> None:
+        models = script()
+        async with opened(tmp_path, models) as (chat, _):
+            first = await chat.send(Ask("Pay", None, None, "k"), "rest", "me")
+            session_id = first.session_id
+            requests = (Ask("Pay", None, None, "k"), Ask("Pay", session_id, None, "k"))
+            for request in requests:
+                assert await chat.send(request, "rest", "me") is first
+            (await models.asked()).say(End("paid"))
+            await first.ended()
+            assert not chat._keys, "the store knows the keys of ended turns"
+            for request in requests:
+                assert (await chat.send(request, "rest", "me")).id == first.id
+        async with opened(tmp_path, script()) as (chat, _):
+            for request in requests:
+                assert (await chat.send(request, "rest", "me")).id == first.id
+            with pytest.raises(ChatError) as refused:
+                await chat.send(Ask("Pay more", session_id, None, "k"), "rest", "me")
+            assert refused.value.code == "conflict"
+
+    run(test())
+
+
+def test_who_attaches_by_a_key_is_one_more_reader(
+    run: Any, tmp_path: Path, script: Any, framing: Any, recorder: Any
+) -> None:
+    async def test() -> None:
+        async with opened(tmp_path, script(), max_streams=1) as (chat, _):
+            turn = await chat.send(Ask("Hello", None, None, "k"), "ndjson", "me")
+            recorder(framing()).follow(turn)
+            with pytest.raises(ChatError) as refused:
+                await chat.send(Ask("Hello", None, None, "k"), "ndjson", "me")
+            assert refused.value.code == "unavailable"
+
+    run(test())
+
+
+def test_a_store_that_refuses_a_turn_leaves_the_session_and_the_key_as_they_were(
+    run: Any, tmp_path: Path, script: Any
+) -> None:
+    async def test() -> None:
+        models = script(End("yes"))
+        async with opened(tmp_path, models) as (chat, store):
+            await (await chat.send(Ask("Hello", "s", "one"), "rest", "me")).ended()
+            begin = store.begin
+            store.begin = lambda session, turn, key, done: done(ChatError("unavailable", "Full."))  # type: ignore[assignment]
+            with pytest.raises(ChatError) as refused:
+                await chat.send(Ask("Again", "s", "two", "k"), "rest", "me")
+            assert refused.value.code == "unavailable"
+            session = await chat.session("s")
+            assert (session.model, session.user_messages, session.turn, chat._keys) == ("one", 1, None, {})
+            store.begin = begin  # type: ignore[method-assign]
+            turn = await chat.send(Ask("Again", "s", None, "k"), "rest", "me")
+            await turn.ended()
+            assert (turn.model, session.message_count) == ("one", 4)
+
+    run(test())
+
+
+def test_a_turn_that_cannot_be_read_now_is_not_asked_a_second_time(run: Any, tmp_path: Path, script: Any) -> None:
+    async def test() -> None:
+        async with opened(tmp_path, script(End("yes"))) as (chat, _):
+            await (await chat.send(Ask("Pay", "s", None, "k"), "rest", "me")).ended()
+        async with opened(tmp_path, script(End("twice"))) as (chat, store):
+
+            async def broken(turn_id: str) -> Any:
+                raise ChatError("unavailable", "Saved conversations cannot be read now.")
+
+            store.turn = broken  # type: ignore[assignment]
+            with pytest.raises(ChatError) as refused:
+                await chat.send(Ask("Pay", "s", None, "k"), "rest", "me")
+            assert refused.value.code == "unavailable"
+            assert (await chat.detail("s")).user_messages == 1
+
+    run(test())
