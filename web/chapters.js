@@ -1,7 +1,7 @@
 // What the documentation page is made of: parts with entries, and the contents that list them.
 
 import { byId, el } from "./dom.js";
-import { inline } from "./markdown.js";
+import { inline } from "./inline.js";
 
 const contents = [];
 

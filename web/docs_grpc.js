@@ -3,7 +3,7 @@
 import { entry, listed, part } from "./chapters.js";
 import { isGrpcWeb, operations, operationTold } from "./docs_http.js";
 import { el } from "./dom.js";
-import { inline } from "./markdown.js";
+import { inline } from "./inline.js";
 import { parseProto } from "./protofile.js";
 import { fieldItem } from "./schema.js";
 import { tryGrpc } from "./tryit.js";

@@ -2,7 +2,7 @@
 
 import { entry, listed, part } from "./chapters.js";
 import { el } from "./dom.js";
-import { inline } from "./markdown.js";
+import { inline } from "./inline.js";
 import { fieldItem } from "./schema.js";
 import { codeBox, tryHttp } from "./tryit.js";
 

@@ -1,7 +1,7 @@
 // What /openapi.json says, drawn: schemas as lists of fields, and examples put together from theirs.
 
 import { el } from "./dom.js";
-import { inline } from "./markdown.js";
+import { inline } from "./inline.js";
 
 export class Schemas {
   constructor(document) {

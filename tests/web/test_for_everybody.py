@@ -93,6 +93,23 @@ def test_nothing_is_wider_than_the_screen(demo: Any, shared_server: Any) -> None
         assert not demo.run(too_wide), (width, "docs")
 
 
+def test_a_table_is_scrolled_rather_than_broken_within_words(demo: Any) -> None:
+    demo.size(375, 667)
+    lines = demo.run(
+        """(async () => {
+            const {TurnView} = await import("/web/turnview.js");
+            const row = "| alphabet | " + "A cell that holds many words. | ".repeat(6);
+            const text = [row, "|---".repeat(7), row].join("\\n");
+            const {node} = TurnView.past({message: "A table", text});
+            document.querySelector("#log").append(node);
+            const cell = document.createRange();
+            cell.selectNodeContents(node.querySelector("td"));
+            return cell.getClientRects().length;
+        })()"""
+    )
+    assert lines == 1
+
+
 def test_reduced_motion_is_respected(demo: Any) -> None:
     demo.size(1280, 800, still=True)
     demo.ask("Hold still", model=ENDLESS)
