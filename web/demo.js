@@ -3,7 +3,7 @@
 import { announce } from "./announcer.js";
 import { byId, el } from "./dom.js";
 import { advice } from "./failures.js";
-import { json } from "./http.js";
+import { json, untapped } from "./http.js";
 import { tab, titles } from "./kept.js";
 import { PROTOCOLS } from "./protocols.js";
 import { Race } from "./race.js";
@@ -19,7 +19,6 @@ const SUGGESTIONS = [
 ];
 const TYPING_MILLISECONDS = 3_000;
 const NOTICE_MILLISECONDS = 5_000;
-const untapped = () => {};
 
 const wire = new Wire();
 const link = new Link(wire.tap("websocket"));
@@ -56,26 +55,32 @@ function roomOf(session_id) {
   return made;
 }
 
-async function enter(session_id) {
-  const known = rooms.has(session_id);
+function enter(session_id) {
   room = roomOf(session_id);
   tab.session = session_id;
   link.join(session_id);
-  sessions.current = session_id;
+  notice("");
   showRoom();
   pane("conversation");
-  if (known) return showModel();
+  if (room.loaded) showModel();
+  else load(room);
+}
+
+async function load(entered) {
+  const { session_id } = entered;
   try {
-    const detail = await room.load();
-    showModel();
+    const detail = await entered.load();
     const first = detail.messages.find(({ role }) => role === "user");
     if (first && !titles.of(session_id)) titles.keep(session_id, first.text);
+    if (room !== entered) return;
+    notice("");
+    showModel();
     showRoom();
   } catch (problem) {
-    rooms.delete(session_id);
-    if (room?.session_id !== session_id) return;
+    if (problem.code === "not_found") rooms.delete(session_id);
+    if (room !== entered) return;
     if (problem.code === "not_found") leave();
-    else notice(`${problem.message} ${advice(problem.code)}`, true);
+    else tell(problem);
   }
 }
 
@@ -103,12 +108,12 @@ async function send(message) {
       wire.begin(protocol);
       const session_id = await transports[protocol].create(model_id);
       room = roomOf(session_id);
-      room.model = wanted;
+      Object.assign(room, { model: wanted, loaded: true });
       tab.session = session_id;
       link.join(session_id);
     } catch (problem) {
       byId("message").value ||= message;
-      notice(`${problem.message} ${advice(problem.code)}`, true);
+      tell(problem);
       return;
     } finally {
       preparing = false;
@@ -126,7 +131,7 @@ async function stop() {
   try {
     await room?.stop();
   } catch (problem) {
-    notice(problem.message, true);
+    tell(problem);
   }
 }
 
@@ -135,7 +140,7 @@ async function stop() {
 function showRoom() {
   const log = byId("log");
   const turns = log.querySelector(".turns");
-  const empty = !room || room.node.childNodes.length === 0;
+  const empty = !room || (room.loaded && room.node.childNodes.length === 0);
   byId("welcome").hidden = !empty;
   if (turns !== (room?.node ?? null)) {
     turns?.remove();
@@ -146,7 +151,8 @@ function showRoom() {
   byId("session-actions").hidden = !room;
   sessions.current = room?.session_id ?? null;
   showState();
-  follow(true);
+  if (empty) log.scrollTop = 0;
+  else follow(true);
 }
 
 function showModel() {
@@ -176,7 +182,11 @@ function notice(text, urgent = false) {
   presence.textContent = text;
   presence.classList.toggle("urgent", urgent);
   clearTimeout(noticeTimer);
-  if (!urgent) noticeTimer = setTimeout(() => (presence.textContent = ""), NOTICE_MILLISECONDS);
+  if (text && !urgent) noticeTimer = setTimeout(() => (presence.textContent = ""), NOTICE_MILLISECONDS);
+}
+
+function tell(problem) {
+  notice(`${problem.message} ${advice(problem.code)}`, true);
 }
 
 function choose(name) {
@@ -213,7 +223,7 @@ const typists = new Set();
 function onFrame(frame) {
   if (frame.type === "session_joined") room?.rejoined();
   if (frame.type !== "session_update") {
-    for (const one of rooms.values()) if (one.session_id === link.session_id) one.saw(frame);
+    rooms.get(link.session_id)?.saw(frame);
     return;
   }
   const { update_type, session_id, connection_id } = frame;
@@ -271,7 +281,9 @@ byId("composer").addEventListener("submit", (submit) => {
   submit.preventDefault();
   const field = byId("message");
   const message = field.value;
-  if (!message.trim() || preparing || room?.busy) return;
+  if (!message.trim() || preparing) return;
+  if (room?.busy) return notice("Wait for the answer, or press Escape to stop it.");
+  if (room && !room.loaded) return load(room);
   field.value = "";
   grow();
   send(message);
@@ -329,7 +341,7 @@ async function administer(method, path, then) {
     showRoom();
     await sessions.refresh();
   } catch (problem) {
-    notice(`${problem.message} ${advice(problem.code)}`, true);
+    tell(problem);
   }
 }
 
@@ -354,12 +366,16 @@ link.addEventListener("frame", ({ detail }) => onFrame(detail));
 link.addEventListener("state", ({ detail }) => {
   byId("connection").dataset.state = detail;
   byId("connection").textContent = STATES[detail];
-  if (detail === "open") sessions.refresh();
-  else typists.clear();
+  if (detail === "open") {
+    sessions.refresh();
+    if (room && !room.loaded) load(room);
+  } else typists.clear();
 });
 new Race();
 view();
 showRoom();
+// Not on narrow ones, where it would bring up a keyboard that covers the page.
+if (!matchMedia("(max-width: 900px)").matches) byId("message").focus();
 if (tab.session) enter(tab.session);
 sessions.refresh();
 listModels();

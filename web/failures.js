@@ -1,38 +1,36 @@
 // What can go wrong, as two kinds: the server said no (Failure), or the connection broke (Cut). And what to do about it.
 
 export class Failure extends Error {
-  constructor(code, message, { retryable = false, turn_id = null } = {}) {
+  constructor(code, message, { turn_id = null } = {}) {
     super(message);
     this.code = code;
-    this.retryable = retryable;
     this.turn_id = turn_id;
   }
 }
 
 export class Cut extends Error {
   code = "connection";
-  retryable = true;
 }
 
+// What to do about it, and no more: the message has said what happened. Retry is a button of turns, so only the codes
+// with which nothing but a turn can end speak of it.
 const ADVICE = {
-  connection: "The server cannot be reached. Check that it is running, then press Retry.",
+  connection: "Check that the server is running, then try again.",
   invalid_request: "Change the message or the model and send it again.",
-  unauthorized: "This server wants credentials that the page does not have.",
-  forbidden: "This server does not serve pages of this origin.",
-  not_found: "It no longer exists. Start a new session.",
-  session_busy: "Wait for the running answer, or stop it, then press Retry.",
-  conflict: "The same request was sent with another text. Send it again as a new message.",
+  unauthorized: "Reload the page to log in.",
+  forbidden: "Open this page at the server's own address.",
+  not_found: "Start a new session.",
+  session_busy: "Try again when it has ended.",
+  conflict: "Send it again as a new message.",
   too_large: "Send a shorter message.",
-  rate_limited: "Too many requests. Wait a moment, then press Retry.",
+  rate_limited: "Wait a moment, then try again.",
   model_error: "Press Retry, or choose another model.",
-  model_timeout: "The model took too long. Press Retry.",
-  unavailable: "The server takes no new turns now. Wait a moment, then press Retry.",
-  interrupted: "The server stopped while answering. Press Retry to ask again.",
-  internal: "This is a fault of the server; its log has the details.",
+  model_timeout: "Press Retry, or choose another model.",
+  interrupted: "Press Retry.",
 };
 
 export function advice(code) {
-  return ADVICE[code] ?? "Press Retry to try again.";
+  return ADVICE[code] ?? "";
 }
 
 // From the status and body of a response that is not what was asked for.
@@ -46,5 +44,5 @@ export function failureOf(status, text) {
   const code =
     typeof problem.code === "string" ? problem.code : ({ 404: "not_found", 503: "unavailable" }[status] ?? "internal");
   const message = typeof problem.detail === "string" ? problem.detail : `The server answered ${status}.`;
-  return new Failure(code, message, { retryable: problem.retryable === true, turn_id: problem.turn_id ?? null });
+  return new Failure(code, message, { turn_id: problem.turn_id ?? null });
 }

@@ -1,12 +1,14 @@
 // HTTP as the transports use it: one request, its frames shown to the tap, its problem turned into a Failure.
 //
-// A tap is called with every frame: {direction: "out" | "in", label, bytes, head?, rebuilt?}. `bytes` is what crosses in
-// the body; `head` is the request or status line with the headers that a page can see, and is not counted.
+// A tap is called with every frame: {direction: "out" | "in", label, bytes, head?, framing?, rebuilt?}. `bytes` is what
+// crosses in the body, and `framing` how many more its header has; `head` is the request or status line with the headers
+// that a page can see, and is not counted.
 
 import { address } from "./dom.js";
 import { Cut, failureOf } from "./failures.js";
 import { decode, encode } from "./text.js";
 
+export const untapped = () => {}; // for what is not drawn
 const NOTHING = new Uint8Array(0);
 
 export async function request(tap, method, path, { headers = {}, body = NOTHING, signal } = {}) {

@@ -5,7 +5,7 @@
 //    chosen protocol is shown from there; frames that come before its id is known are held until it is.
 
 import { Cut, Failure } from "./failures.js";
-import { json } from "./http.js";
+import { json, untapped } from "./http.js";
 import { randomId, el } from "./dom.js";
 import { running } from "./kept.js";
 import { eventOf } from "./transports/websocket.js";
@@ -13,13 +13,13 @@ import { events, Switched } from "./turn.js";
 import { TurnView } from "./turnview.js";
 
 const KEEP_MILLISECONDS = 250;
-const untapped = () => {};
 
 export class Room extends EventTarget {
   #views = new Map();
-  #own = null; // {view, hand, ask, kept}
+  #own = null; // {view, turn, hand, keptAt}
   #undecided = [];
-  #loading = false;
+  #loading = null;
+  loaded = false;
   model = "";
 
   constructor(session_id, chosen) {
@@ -35,17 +35,18 @@ export class Room extends EventTarget {
 
   // The session as the server has it, and the turn that is running in it. Members' frames wait until it is known which
   // turns are whose.
-  async load() {
-    this.#loading = true;
-    try {
-      const detail = await json(untapped, "GET", `sessions/${encodeURIComponent(this.session_id)}`);
-      this.model = detail.model;
-      this.#show(detail, running.of(this.session_id));
-      return detail;
-    } finally {
-      this.#loading = false;
-      if (!this.#own || this.#own.view.turn_id) this.#decide(this.#own?.view);
-    }
+  load() {
+    this.#loading ??= this.#load().finally(() => (this.#loading = null));
+    return this.#loading;
+  }
+
+  async #load() {
+    const detail = await json(untapped, "GET", `sessions/${encodeURIComponent(this.session_id)}`);
+    this.model = detail.model;
+    this.loaded = true;
+    this.#show(detail, running.of(this.session_id));
+    if (!this.#own || this.#own.view.turn_id) this.#decide(this.#own?.view);
+    return detail;
   }
 
   #show({ messages, active_turn: active = null }, kept) {
@@ -156,9 +157,8 @@ export class Room extends EventTarget {
   // --- membership ---
 
   saw(frame) {
-    if (frame.type === "session_update") return;
     if (!frame.turn_id || !(frame.seq > 0)) return;
-    if (this.#loading || (this.#own && !this.#own.view.turn_id)) this.#undecided.push(frame);
+    if (!this.loaded || (this.#own && !this.#own.view.turn_id)) this.#undecided.push(frame);
     else this.#witnessed(frame);
   }
 

@@ -94,7 +94,7 @@ export class TurnView {
       "div",
       { class: "trouble", role: "alert" },
       el("strong", {}, message),
-      el("p", { class: "note" }, advice(code)),
+      advice(code) ? el("p", { class: "note" }, advice(code)) : null,
     );
     this.answer.insertBefore(this.trouble, this.about);
     this.#describe(code);

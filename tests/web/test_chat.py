@@ -96,6 +96,22 @@ def test_a_refused_message_is_kept_and_explained(demo: Any) -> None:
     demo.errors.clear()  # the browser logs the 400
 
 
+def test_enter_during_an_answer_says_why_nothing_is_sent(demo: Any) -> None:
+    demo.ask("Go on and on", model=ENDLESS)
+    demo.begun()
+    demo.fill("#message", "And this?")
+    demo.press("Enter")
+    demo.until("document.querySelector('#presence').innerText.includes('Escape')")
+    assert demo.run("document.querySelector('#message').value") == "And this?"
+    demo.press("Escape")
+    demo.ended()
+    demo.fill("#model", QUICK)
+    demo.focus("#message")
+    demo.press("Enter")
+    demo.ended(turns=2)
+    assert demo.text("#log .turn:last-child .said") == "And this?"
+
+
 @pytest.mark.parametrize("protocol", ["rest", "sse", "websocket"])
 def test_a_killed_server_is_waited_for(
     protocol: str, start_server: Callable[..., Any], page: Any, tmp_path: Path
@@ -112,7 +128,7 @@ def test_a_killed_server_is_waited_for(
     start_server(*store, "--port", str(server.port))
     page.ended()
     page.connected()
-    assert "stopped while answering" in page.text("#log .trouble")
+    assert page.text("#log .trouble .note") == "Press Retry."
     page.fill("#model", QUICK)
     page.click(".retry")
     page.ended(turns=2)
@@ -195,6 +211,33 @@ def test_a_cut_cable_is_waited_for(protocol: str, page: Any, cable: Cable) -> No
     page.connected()
     assert page.shown() == page.answer()
     assert page.run("document.querySelectorAll('#log .turn').length") == 1
+
+
+def test_a_session_chosen_while_the_server_is_away_comes_with_the_server(page: Any, cable: Cable) -> None:
+    page.visit(cable.url)
+    page.ask("The first session")
+    page.ended()
+    first = page.session
+    page.click("#new-session")
+    page.reload()  # forgets what it knows of the first
+    page.connected()
+    page.until(f"document.querySelector('[data-session=\"{first}\"]')")
+    cable.cut()
+    page.until("document.querySelector('#connection').dataset.state !== 'open'")
+    page.click(f"[data-session='{first}']")
+    page.until("document.querySelector('#presence.urgent')?.innerText")
+    assert "Retry" not in page.text("#presence")
+    assert page.run("document.querySelector('#welcome').hidden")
+    page.fill("#message", "Kept")
+    page.press("Enter")
+    assert page.run("document.querySelector('#message').value") == "Kept"
+    cable.mend()
+    page.connected()
+    page.until("document.querySelector('#log .said')?.innerText === 'The first session'")
+    assert page.text("#presence") == ""
+    page.press("Enter")
+    page.ended(turns=2)
+    assert page.shown() == page.answer()
 
 
 def test_stop_ends_the_waiting(page: Any, cable: Cable) -> None:

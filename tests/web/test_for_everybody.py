@@ -9,8 +9,9 @@ ENDLESS = "demo?chunks=5000&rate=25"
 
 
 def test_the_keyboard_alone_is_enough(demo: Any) -> None:
-    demo.run("document.body.focus()")
-    demo.press("Tab")
+    assert demo.run("document.activeElement.id") == "message"
+    demo.focus(".brand")
+    demo.press("Tab", shift=True)
     assert demo.run("document.activeElement.className") == "skip"
     demo.press("Enter")
     demo.until("document.activeElement.id === 'message'")
@@ -25,6 +26,16 @@ def test_the_keyboard_alone_is_enough(demo: Any) -> None:
         demo.press("Tab")
         reached.add(demo.run("document.activeElement.id || document.activeElement.className"))
     assert {"protocol", "model", "send", "frames", "new-session", "delete-session", "log"} <= reached
+
+
+@pytest.mark.parametrize("width,height", [(375, 667), (1280, 600)])
+def test_the_welcome_is_shown_from_its_beginning(width: int, height: int, demo: Any) -> None:
+    demo.size(width, height)
+    demo.reload()
+    demo.connected()
+    log = "document.querySelector('#log')"
+    assert demo.run(f"{log}.scrollHeight > {log}.clientHeight")
+    assert demo.run(f"{log}.scrollTop") == 0
 
 
 def test_an_answer_is_announced_by_sentences(demo: Any) -> None:
