@@ -1,6 +1,7 @@
 // Trying a thing out from the documentation: an HTTP route, a WebSocket, a gRPC method; streams are shown as they arrive.
 
 import { acknowledge, address, copyText, el } from "./dom.js";
+import { untapped } from "./http.js";
 import { GrpcWeb } from "./transports/grpc.js";
 import { duration } from "./text.js";
 
@@ -166,10 +167,11 @@ async function show(response, output) {
 }
 
 export function tryGrpc(service, method, example, streamsIn) {
+  const grpcurl = location.protocol === "http:" ? "grpcurl -plaintext" : "grpcurl";
   const target = location.host;
   const call = codeBox("grpcurl", "");
   if (streamsIn) {
-    call.code.textContent = `grpcurl -plaintext -d @ ${target} ${service}/${method} <<'EOF'\n${JSON.stringify(example)}\nEOF`;
+    call.code.textContent = `${grpcurl} -d @ ${target} ${service}/${method} <<'EOF'\n${JSON.stringify(example)}\nEOF`;
     return [
       call.box,
       el(
@@ -185,7 +187,7 @@ export function tryGrpc(service, method, example, streamsIn) {
   const output = new Output();
   let controller = null;
   const draw = () =>
-    (call.code.textContent = `grpcurl -plaintext -d ${quoted(squeezed(text.value))} \\\n  ${target} ${service}/${method}`);
+    (call.code.textContent = `${grpcurl} -d ${quoted(squeezed(text.value))} \\\n  ${target} ${service}/${method}`);
   const run = async (submit) => {
     submit.preventDefault();
     let message;
@@ -200,7 +202,7 @@ export function tryGrpc(service, method, example, streamsIn) {
     stop.hidden = false;
     output.start("Asked.");
     try {
-      for await (const response of new GrpcWeb(() => {}, { json: true }).call(method, message, controller.signal)) {
+      for await (const response of new GrpcWeb(untapped, { json: true }).call(method, message, controller.signal)) {
         output.tell(`OK so far · ${output.elapsed}`, "good");
         output.line(JSON.stringify(response));
       }

@@ -1,6 +1,8 @@
 """The documentation page in a real browser: it says all there is, and it can be tried."""
 
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -111,6 +113,25 @@ def test_grpc_methods_can_be_tried(docs: Any) -> None:
     docs.click("#rpc-GetSessionInfo .try .primary")
     docs.until("document.querySelector('#rpc-GetSessionInfo .status.bad')")
     assert "not_found" in docs.text("#rpc-GetSessionInfo .status")
+
+
+def test_grpcurl_is_told_to_do_without_tls_only_where_there_is_none(
+    page: Any, shared_server: Any, start_server: Callable[..., Any], tmp_path: Path
+) -> None:
+    commands = "Array.from(document.querySelectorAll('[id^=rpc-] .box:first-child pre'), (box) => box.innerText)"
+    page.open(f"{shared_server.url}/docs")
+    page.until(READY)
+    assert all(command.startswith("grpcurl -plaintext -d") for command in page.run(commands))
+    cert, key = str(tmp_path / "cert.pem"), str(tmp_path / "key.pem")
+    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost"
+    subprocess.run([*command.split(), "-keyout", key, "-out", cert], check=True, capture_output=True)
+    server = start_server("--tls-cert", cert, "--tls-key", key)
+    page.call("Security.setIgnoreCertificateErrors", ignore=True)
+    page.open(f"{server.url}/docs")
+    page.until(READY)
+    over_tls = page.run(commands)
+    assert over_tls and all(command.startswith("grpcurl -d") for command in over_tls)
+    page.call("Security.setIgnoreCertificateErrors", ignore=False)
 
 
 def test_the_websocket_can_be_tried(docs: Any) -> None:
