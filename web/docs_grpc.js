@@ -8,8 +8,6 @@ import { parseProto } from "./protofile.js";
 import { fieldItem } from "./schema.js";
 import { tryGrpc } from "./tryit.js";
 
-const SCALARS = { string: "", bool: false, double: 0, int32: 0, int64: 0 };
-
 export function grpc(document, schemas, text) {
   const proto = parseProto(text);
   const overWeb = operations(document).find(isGrpcWeb);
@@ -78,7 +76,7 @@ function messageFields(message, messages, enums, schemas, depth = 0) {
       const named = messages[type] ?? messages[/,\s*(\w+)>/.exec(type)?.[1]];
       const values = enums[`${message.name}.${type}`];
       let inner = null;
-      if (named && depth < 3 && !(type in SCALARS))
+      if (named && depth < 3)
         inner = el(
           "details",
           {},

@@ -148,11 +148,27 @@ const RENDERERS = {
   },
   heading([line]) {
     const [, marks, words] = HEADING.exec(line);
-    return el(`h${Math.min(marks.length + 2, 6)}`, {}, ...inline(words.trim().replace(/(^| )#+$/, "").trim()));
+    return el(
+      `h${Math.min(marks.length + 2, 6)}`,
+      {},
+      ...inline(
+        words
+          .trim()
+          .replace(/(^| )#+$/, "")
+          .trim(),
+      ),
+    );
   },
   rule: () => el("hr"),
   quote: (lines, depth) =>
-    el("blockquote", {}, ...nested(lines.map((line) => line.replace(QUOTE, "")), depth)),
+    el(
+      "blockquote",
+      {},
+      ...nested(
+        lines.map((line) => line.replace(QUOTE, "")),
+        depth,
+      ),
+    ),
   list(lines, depth) {
     const start = parseInt(ITEM.exec(lines[0])[1], 10);
     const items = listAt(lines, 0).items.map((item) => listItem(item, depth));
@@ -165,12 +181,7 @@ const RENDERERS = {
     return el(
       "div",
       { class: "table", tabindex: 0 },
-      el(
-        "table",
-        {},
-        el("thead", {}, row(head, "th")),
-        el("tbody", {}, ...rows.map((line) => row(line, "td"))),
-      ),
+      el("table", {}, el("thead", {}, row(head, "th")), el("tbody", {}, ...rows.map((line) => row(line, "td")))),
     );
   },
   paragraph: (lines) => el("p", {}, ...lines.flatMap(withBreak)),

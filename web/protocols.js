@@ -5,6 +5,7 @@
 //   follow(turn_id, after, signal) -> the same, from a cursor
 //   cancel(turn_id)
 //   silence: milliseconds after which a stream that says nothing is dead, or null
+//   tap: what it was made with, and tells every frame (http.js)
 //
 // Events are the contract's, and three of the page's own: `started` {turn_id} (known before the first event), `heartbeat`,
 // and `snapshot` {status, text ...} (the turn as it stands, where a protocol does not stream).

@@ -1,4 +1,4 @@
-// chat.proto as the documentation reads it: services, messages and enums with their comments.
+// chat.proto as the documentation reads it: services, messages and enums; methods, fields and values with their comments.
 //
 // It reads the part of the language that our file uses: no imports, options or oneofs.
 
@@ -19,7 +19,7 @@ export function parseProto(text) {
     const opening = /^\s*(service|message|enum)\s+(\w+)\s*\{(\s*\})?/.exec(code);
     if (opening) {
       const [, kind, name, closed] = opening;
-      const thing = { kind, name, said: plain(said), old: said.startsWith("(k)"), fields: [], methods: [], values: [] };
+      const thing = { kind, name, fields: [], methods: [], values: [] };
       if (kind === "service") found.services.push(thing);
       else if (kind === "message") found.messages.push(thing);
       else found.enums[[...stack.map((outer) => outer.name), name].join(".")] = thing;
@@ -32,15 +32,12 @@ export function parseProto(text) {
     const value = /^\s*(\w+)\s*=\s*(\d+)\s*;/.exec(code);
     if (method && top) {
       const [, name, streams, takes, answers, gives] = method;
-      top.methods.push({ name, takes, gives, streams: Boolean(streams), answers: Boolean(answers), said: plain(said) });
+      const plain = said.replace(/^\(k\)\s*/, "");
+      top.methods.push({ name, takes, gives, streams: Boolean(streams), answers: Boolean(answers), said: plain });
     } else if (value && top?.kind === "enum") top.values.push({ name: value[1], number: Number(value[2]), said });
     else if (field && top?.kind === "message")
       top.fields.push({ label: field[1] ?? "", type: field[2], name: field[3], number: Number(field[4]), said });
     if (/\}/.test(code)) stack.pop();
   }
   return found;
-}
-
-function plain(said) {
-  return said.replace(/^\(k\)\s*/, "");
 }

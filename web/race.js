@@ -3,7 +3,7 @@
 import { announce } from "./announcer.js";
 import { acknowledge, byId, copyText, el, randomId, saveFile, svg } from "./dom.js";
 import { standalone } from "./drawing.js";
-import { json } from "./http.js";
+import { json, untapped } from "./http.js";
 import { PROTOCOLS } from "./protocols.js";
 import { duration, encode, size } from "./text.js";
 import { events } from "./turn.js";
@@ -221,7 +221,7 @@ class Lane {
   // The session was for the race only.
   close() {
     this.transport.link?.close();
-    if (this.session_id) json(() => {}, "DELETE", `sessions/${encodeURIComponent(this.session_id)}`).catch(() => {});
+    if (this.session_id) json(untapped, "DELETE", `sessions/${encodeURIComponent(this.session_id)}`).catch(() => {});
   }
 
   figures() {

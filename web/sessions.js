@@ -1,13 +1,12 @@
 // The side panel: the sessions of this server, newest activity first.
 
 import { byId, el } from "./dom.js";
-import { json } from "./http.js";
+import { json, untapped } from "./http.js";
 import { titles } from "./kept.js";
 import { age } from "./text.js";
 
 const PAGE = 30;
 const REFRESH_MILLISECONDS = 10_000; // what others make in other sessions is not told
-const untapped = () => {};
 
 export class SessionList {
   #current = null;
@@ -83,9 +82,11 @@ export class SessionList {
     const here = connected_clients > 1 ? `, ${connected_clients} here` : "";
     if (session_id === this.#current) button.setAttribute("aria-current", "true");
     else button.removeAttribute("aria-current");
-    [titleOf(session_id), age(created_at), `${message_count} ${message_count === 1 ? "message" : "messages"}${here} · ${model}`].forEach(
-      (text, index) => (button.children[index].textContent = text),
-    );
+    [
+      titleOf(session_id),
+      age(created_at),
+      `${message_count} ${message_count === 1 ? "message" : "messages"}${here} · ${model}`,
+    ].forEach((text, index) => (button.children[index].textContent = text));
   }
 }
 

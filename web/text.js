@@ -1,5 +1,6 @@
 // Bytes, sizes and times as people read them.
 
+const MOST_DUMPED_BYTES = 4_096;
 const encoder = new TextEncoder();
 const decoder = new TextDecoder();
 
@@ -55,15 +56,15 @@ export function glimpse(bytes) {
 }
 
 // The usual dump: offset, sixteen bytes, the same as ASCII.
-export function hexDump(bytes, limit = 4_096) {
+export function hexDump(bytes) {
   const lines = [];
-  for (let start = 0; start < Math.min(bytes.length, limit); start += 16) {
-    const row = Array.from(bytes.subarray(start, Math.min(start + 16, limit)));
+  for (let start = 0; start < Math.min(bytes.length, MOST_DUMPED_BYTES); start += 16) {
+    const row = Array.from(bytes.subarray(start, start + 16));
     const hex = row.map((byte) => byte.toString(16).padStart(2, "0")).join(" ");
     const ascii = row.map((byte) => (byte >= 32 && byte < 127 ? String.fromCharCode(byte) : ".")).join("");
     lines.push(`${start.toString(16).padStart(4, "0")}  ${hex.padEnd(47)}  ${ascii}`);
   }
-  if (bytes.length > limit) lines.push(`… ${bytes.length - limit} bytes more`);
+  if (bytes.length > MOST_DUMPED_BYTES) lines.push(`… ${bytes.length - MOST_DUMPED_BYTES} bytes more`);
   return lines.join("\n");
 }
 

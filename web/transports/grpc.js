@@ -60,7 +60,6 @@ const CODES = {
 };
 
 export class GrpcWeb {
-  name = "grpc";
   silence = null; // a silent gRPC stream has no sign of life of its own
 
   constructor(tap, { json = false } = {}) {
@@ -118,10 +117,7 @@ function refuse(fields) {
   throw new Failure(
     fields["fivewire-code"] ?? CODES[status] ?? "internal",
     decoded(fields["grpc-message"] ?? `gRPC status ${status}`),
-    {
-      retryable: fields["fivewire-retryable"] === "true",
-      turn_id: fields["fivewire-turn-id"] ?? null,
-    },
+    { turn_id: fields["fivewire-turn-id"] ?? null },
   );
 }
 

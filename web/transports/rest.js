@@ -5,7 +5,6 @@ import { json } from "../http.js";
 const POLL_MILLISECONDS = 400;
 
 export class Rest {
-  name = "rest";
   silence = null; // says nothing until the answer is whole
 
   constructor(tap) {

@@ -51,7 +51,6 @@ class Stream {
 }
 
 export class Ndjson extends Stream {
-  name = "ndjson";
   accept = "application/x-ndjson";
 
   decoder() {
@@ -68,7 +67,6 @@ export class Ndjson extends Stream {
 }
 
 export class Sse extends Stream {
-  name = "sse";
   accept = "text/event-stream";
 
   decoder() {

@@ -22,7 +22,6 @@ export class Link extends EventTarget {
   #timer = null;
   #ping = null;
   state = "closed";
-  connection_id = null;
   session_id = null;
 
   constructor(tap) {
@@ -63,7 +62,6 @@ export class Link extends EventTarget {
         this.tap({ direction: "in", label: frameLabel(frame), ...bytesOf(data, 0) });
         if (frame.type === "connected") {
           clearTimeout(timeout);
-          this.connection_id = frame.connection_id;
           this.#delay = FIRST_DELAY_MILLISECONDS;
           this.#ping = setInterval(() => this.send({ type: "ping" }), PING_MILLISECONDS);
           this.#become("open");
@@ -124,7 +122,6 @@ export class Link extends EventTarget {
 }
 
 export class WebSocketTransport {
-  name = "websocket";
   silence = null; // the Link pings; a dead connection closes, and that is a cut
 
   constructor(tap, link = new Link(tap)) {
