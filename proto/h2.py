@@ -166,9 +166,10 @@ class Events(protocol.EventsProcessor):
             self.windows_opened()
 
     def windows_opened(self) -> None:
-        for stream in self.in_turn():
+        h2 = self.connection.h2
+        for stream in self.in_turn() if h2.outbound_flow_control_window > 0 else ():
             stream.window_opened()
-            if self.connection.h2.outbound_flow_control_window <= 0:
+            if h2.outbound_flow_control_window <= 0:
                 break
 
     def in_turn(self) -> Iterator[Stream]:

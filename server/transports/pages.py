@@ -76,6 +76,9 @@ def routes() -> list[Route]:
     async def docs(request: web.Request) -> web.StreamResponse:
         return _answer(request, tree["docs.html"])
 
+    async def without_slash(request: web.Request) -> web.StreamResponse:
+        return web.Response(status=308, headers={"Location": request.path.rstrip("/")})
+
     async def asset(request: web.Request) -> web.StreamResponse:
         file = tree.get(request.match_info["path"])
         if file is None:
@@ -92,5 +95,6 @@ def routes() -> list[Route]:
         Route(
             "GET", "/chat.proto", definition, "The gRPC service, to generate a client from", media=("text/plain",)
         ),
+        Route("GET", "/{page:demo|docs}/", without_slash, "The page's own address", listed=False),
         Route("GET", "/web/{path:.+}", asset, "The files of the pages", listed=False),
     ]  # fmt: skip

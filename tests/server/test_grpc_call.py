@@ -11,6 +11,7 @@ from hyperframe.frame import DataFrame, HeadersFrame, SettingsFrame, WindowUpdat
 from proto import chat_pb2, pb
 from proto.grpc_stream import MAX_MESSAGE_BYTES
 from proto.grpc_web import frame
+from proto.requests import ChatRequest
 from server import lane, outflow
 
 WINDOW = SettingsFrame.INITIAL_WINDOW_SIZE
@@ -230,4 +231,29 @@ def test_a_window_that_never_opens(serving, peer, run, monkeypatch):
             await bad.well()
 
     assert lane.STALL_SECONDS == outflow.STALL_SECONDS == 0.1
+    run(scenario())
+
+
+def test_calls_that_catch_up_share_the_connection(serving, peer, run):
+    """The peer opens the connection's window bit by bit: no call may take all of it."""
+
+    async def scenario():
+        async with serving() as app, peer(app, {WINDOW: 2**31 - 1}) as one:
+            turns = []
+            for number in range(3):
+                request = ChatRequest("Hi", f"s{number}", "demo?chunks=2000&rate=0")
+                turns.append(await app.chat.send(request, "rest", "me"))
+                await turns[-1].ended()
+            calls = [
+                one.call("FollowTurn", chat_pb2.FollowTurnRequest(turn_id=turn.id).SerializeToString())
+                for turn in turns
+            ]
+            given = 2**16 - 1
+            while given < 20 * 2**14:
+                await one.until(lambda frame, given=given: one.data_bytes == given)
+                one.send(WindowUpdateFrame(0, window_increment=2**14))
+                given += 2**14
+            taken = {call: len(one.data(call)) for call in calls}
+            assert min(taken.values()) > 50_000, taken
+
     run(scenario())

@@ -88,3 +88,12 @@ def test_no_file_has_inline_code_or_loads_from_elsewhere(path: Path) -> None:
         assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function", text)
     for url in re.findall(r"(?:src|href)=\"([^\"]+)\"|url\(([^)]+)\)|\bfrom \"([^\"]+)\"", text):
         assert not re.match(r"(https?:)?//", "".join(url)), url
+
+
+@pytest.mark.parametrize("page", ["demo", "docs"])
+def test_a_page_is_found_with_a_slash_behind_it(page: str, serving: Serving, run: Run) -> None:
+    async def check() -> None:
+        async with serving() as app, aiohttp.ClientSession(app.http_url) as client, client.get(f"/{page}/") as answer:
+            assert (answer.status, answer.url.path) == (200, f"/{page}")
+
+    run(check())
