@@ -16,7 +16,6 @@ import asyncio
 import uuid
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing
-from typing import cast
 
 from client.transports import ConnectionLost, Transport
 from proto.errors import ChatError
@@ -103,11 +102,9 @@ class Answer:
 
     def _open(self, transport: Transport, back: int) -> AsyncGenerator[Event, None]:
         if self.turn_id is not None:
-            source = transport.follow(self.turn_id, self.cursor - back)
-        else:
-            assert self._request is not None
-            source = transport.send(self._request)
-        return cast(AsyncGenerator[Event, None], source)
+            return transport.follow(self.turn_id, self.cursor - back)
+        assert self._request is not None
+        return transport.send(self._request)
 
     def _in_order(self, event: Event) -> Iterator[Event]:
         if self.turn_id is None:

@@ -4,7 +4,7 @@
 2. A body that ends without the turn's terminal event was cut, also where HTTP thinks that all is well.
 """
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
 
@@ -108,7 +108,7 @@ class Api:
 
     @asynccontextmanager
     async def _response(
-        self, method: str, path: str, *, ok: tuple[int, ...] = (200, 201, 204), **options: Any
+        self, method: str, path: str, *, ok: tuple[int, ...] = (200, 204), **options: Any
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         try:
             async with self.http.request(method, self.url + path, **options) as response:
@@ -137,7 +137,7 @@ class Api:
             raise self.gone(ProtocolError("its answer is not JSON")) from None
         return answer
 
-    async def events(self, framing: Framing, method: str, path: str, **options: Any) -> AsyncIterator[Event]:
+    async def events(self, framing: Framing, method: str, path: str, **options: Any) -> AsyncGenerator[Event, None]:
         """A turn from a streaming body; nothing for 204."""
         headers = {"Accept": framing.content_type, **options.pop("headers", {})}
         async with self._response(method, path, timeout=_STREAM, headers=headers, **options) as response:

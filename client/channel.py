@@ -1,4 +1,4 @@
-"""A gRPC channel: grpclib's, with our HTTP/2 (proto/h2.py) and gzip on request."""
+"""A gRPC channel: grpclib's, with our HTTP/2 (proto/h2.py)."""
 
 import ssl as tls
 
@@ -7,11 +7,7 @@ from grpclib.const import Status
 from grpclib.protocol import H2Protocol
 
 from proto.grpc_stream import Codec
-from proto.h2 import CONFIG, Connection, Protocol
-
-
-class _GzipConnection(Connection):
-    gzip = True
+from proto.h2 import CONFIG, Protocol
 
 
 class Channel(grpclib.client.Channel):
@@ -20,12 +16,8 @@ class Channel(grpclib.client.Channel):
     A TLS context must offer ALPN `h2` and nothing else: the server's HTTP port speaks HTTP/1.1 to everybody else.
     """
 
-    def __init__(self, host: str, port: int, *, ssl: tls.SSLContext | bool | None = None, gzip: bool = False) -> None:
+    def __init__(self, host: str, port: int, *, ssl: tls.SSLContext | bool | None = None) -> None:
         super().__init__(host, port, codec=Codec(Status.INTERNAL), ssl=ssl, config=CONFIG)
-        self._gzip = gzip
 
     def _protocol_factory(self) -> H2Protocol:
-        protocol = Protocol(grpclib.client.Handler(), client_side=True)
-        if self._gzip:
-            protocol.connection_class = _GzipConnection
-        return protocol
+        return Protocol(grpclib.client.Handler(), client_side=True)

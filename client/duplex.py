@@ -8,7 +8,7 @@ others do to the listener. WebSocket and gRPC share it.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any
 
 from client.transports import REPLY_SECONDS, ConnectionLost, Listener, Update
@@ -97,13 +97,13 @@ class Duplex:
             finally:
                 self._asked = self._reply = None
 
-    async def ask(self, request: ChatRequest, send: Send) -> AsyncIterator[Event]:
+    async def ask(self, request: ChatRequest, send: Send) -> AsyncGenerator[Event, None]:
         turn_id = await self.question(send, request)
         queue = self._turns[turn_id][0]
         async for event in self._read(turn_id, queue):
             yield event
 
-    async def follow(self, turn_id: str, send: Send) -> AsyncIterator[Event]:
+    async def follow(self, turn_id: str, send: Send) -> AsyncGenerator[Event, None]:
         queue: _Queue = asyncio.Queue()
         self._turns.setdefault(turn_id, []).append(queue)
         try:
@@ -114,7 +114,7 @@ class Duplex:
         async for event in self._read(turn_id, queue):
             yield event
 
-    async def _read(self, turn_id: str, queue: _Queue) -> AsyncIterator[Event]:
+    async def _read(self, turn_id: str, queue: _Queue) -> AsyncGenerator[Event, None]:
         try:
             while True:
                 event = await queue.get()

@@ -15,7 +15,7 @@ from client.wrap import Wrap
 from proto.errors import ChatError
 from proto.events import Chunk, Complete, Error, Event, as_json
 
-OK, REFUSED, USAGE, NO_CONNECTION, INTERRUPTED = 0, 1, 2, 3, 130
+OK, REFUSED, NO_CONNECTION, INTERRUPTED = 0, 1, 3, 130  # 2 is wrong usage
 
 
 class Reader:

@@ -10,18 +10,19 @@ import asyncio
 import signal
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, suppress
+from functools import partial
 
 from prompt_toolkit import PromptSession
 from prompt_toolkit.formatted_text import AnyFormattedText
 from prompt_toolkit.patch_stdout import patch_stdout
 
-from client import frame
 from client.actions import Seat, perform
 from client.conversation import Conversation
 from client.input import prompt_session
 from client.others import Others
 from client.paint import Style
 from client.presence import Presence
+from client.prompt import prompt_line, toolbar
 from client.render import Growing, summary
 from client.screen import Screen
 from client.text import clean_line
@@ -108,9 +109,9 @@ class Repl:
                 continue
             self.screen.said("You", text, Style.YOU)
             if text.startswith("/"):
-                self._commands.put_nowait(lambda line=text: perform(seat, line))  # type: ignore[misc]
+                self._commands.put_nowait(partial(perform, seat, text))
             else:
-                self._messages.put_nowait(lambda line=text: self._answer(self.talk.ask(line)))  # type: ignore[misc]
+                self._messages.put_nowait(partial(self._ask, text))
 
     async def _work(self, queue: asyncio.Queue[Work]) -> None:
         while True:
@@ -156,6 +157,9 @@ class Repl:
 
     def _resume(self, cursor: Cursor) -> None:
         self._messages.put_nowait(lambda: self._answer(self.talk.resume(cursor)))
+
+    async def _ask(self, message: str) -> None:
+        await self._answer(self.talk.ask(message))
 
     async def _answer(self, events: AsyncGenerator[Event, None]) -> None:
         self._cancelled = False
@@ -269,13 +273,13 @@ class Repl:
     # What is shown around it
 
     def _prompt(self) -> AnyFormattedText:
-        return frame.prompt(self.talk, self.screen.shown_tail, self.screen.width)
+        return prompt_line(self.talk, self.screen.shown_tail, self.screen.width)
 
     def _toolbar(self) -> AnyFormattedText:
         growing = self._growing or self.others.growing
         progress, state = (growing.progress, growing.waiting) if growing is not None else (None, "")
         types = self.presence.somebody_types
-        return frame.toolbar(self.talk, progress, state, self._messages.qsize(), types, self.screen.width)
+        return toolbar(self.talk, progress, state, self._messages.qsize(), types, self.screen.width)
 
     async def _refresh(self) -> None:
         """Figures move while an answer grows, and typing ends without a word."""

@@ -12,7 +12,7 @@
 
 import socket
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from typing import Any, NamedTuple, Protocol
 
 from proto.answers import Health, ModelList, ServerStats, SessionCreated, SessionDetail, SessionList
@@ -23,7 +23,6 @@ from proto.requests import ChatRequest
 CONNECT_SECONDS = 10.0
 REPLY_SECONDS = 30.0
 SILENCE_SECONDS = 60.0  # four heartbeats of a server with the default settings
-
 
 _CUT = (ConnectionResetError, ConnectionAbortedError, BrokenPipeError)
 
@@ -44,9 +43,7 @@ def trouble(url: str, error: Exception) -> str:
         return f"The server at {url} does not answer."
     if isinstance(error, ProtocolError):
         return f"The server at {url} does not speak this protocol: {error}."
-    if isinstance(error, OSError) and not isinstance(
-        error, ConnectionResetError | ConnectionAbortedError | BrokenPipeError
-    ):
+    if isinstance(error, OSError) and not isinstance(error, _CUT):
         return f"No server answers at {url}. Start one with `python -m server`, or name another address."
     return f"The connection to {url} was lost."
 
@@ -85,9 +82,9 @@ class Transport(Protocol):
     async def close(self) -> None:
         """Let go of everything; whoever still reads gets `ConnectionLost`."""
 
-    def send(self, request: ChatRequest) -> AsyncIterator[Event]: ...
+    def send(self, request: ChatRequest) -> AsyncGenerator[Event, None]: ...
 
-    def follow(self, turn_id: str, after: int) -> AsyncIterator[Event]: ...
+    def follow(self, turn_id: str, after: int) -> AsyncGenerator[Event, None]: ...
 
     async def cancel(self, turn_id: str | None) -> None:
         """Stop the model. None: the turn being sent, which has not said its name yet; where that can be found out."""

@@ -7,7 +7,7 @@
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import urlsplit
@@ -167,14 +167,14 @@ class Grpc:
                 raise ConnectionLost(f"The server at {self.url} gave no answer.")
             return reply
 
-    async def send(self, request: ChatRequest) -> AsyncIterator[Event]:
+    async def send(self, request: ChatRequest) -> AsyncGenerator[Event, None]:
         await self.connect()
         async for event in self._duplex.ask(request, lambda: self._say(pb.ask(request))):
             if isinstance(event, SessionInfo):
                 self._joined = event.session_id  # who asks is a member
             yield event
 
-    async def follow(self, turn_id: str, after: int) -> AsyncIterator[Event]:
+    async def follow(self, turn_id: str, after: int) -> AsyncGenerator[Event, None]:
         seen = False
         async with self._translated(self._stub.FollowTurn) as stream:
             await stream.send_message(pb2.FollowTurnRequest(turn_id=turn_id, after=pb.after(after)), end=True)

@@ -1,7 +1,7 @@
 """REST: one request, the whole answer. Its events are the turn's, read when it is done."""
 
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 import aiohttp
 
@@ -24,7 +24,7 @@ class Rest(Api):
         super().__init__(url)
         self._asked: str | None = None
 
-    async def send(self, request: ChatRequest) -> AsyncIterator[Event]:
+    async def send(self, request: ChatRequest) -> AsyncGenerator[Event, None]:
         # The session's name is ours where there is none: the only way to find the turn, should it be cancelled. It is
         # the same when the message is sent again, since a key counts within its session.
         request = request._replace(session_id=request.session_id or request.idempotency_key or str(uuid.uuid4()))
@@ -41,7 +41,7 @@ class Rest(Api):
         async for event in self.follow(turn_id, 0):
             yield event
 
-    async def follow(self, turn_id: str, after: int) -> AsyncIterator[Event]:
+    async def follow(self, turn_id: str, after: int) -> AsyncGenerator[Event, None]:
         async for event in self.events(_LOG, "GET", f"/turns/{turn_id}", params={"after": after}):
             yield event
 

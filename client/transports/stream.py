@@ -1,6 +1,6 @@
 """NDJSON and Server-Sent Events: the answer as one streaming body. They differ in their framing only."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 from client.api import Api, Framing, chat_body
 from proto import ndjson, sse
@@ -14,10 +14,10 @@ class Stream(Api):
         self.name = name
         self._framing = _FRAMINGS[name]
 
-    def send(self, request: ChatRequest) -> AsyncIterator[Event]:
+    def send(self, request: ChatRequest) -> AsyncGenerator[Event, None]:
         return self.events(self._framing, "POST", "/chat/stream", json=chat_body(request))
 
-    def follow(self, turn_id: str, after: int) -> AsyncIterator[Event]:
+    def follow(self, turn_id: str, after: int) -> AsyncGenerator[Event, None]:
         headers = {"Last-Event-ID": str(Cursor(turn_id, after))} if after else {}
         return self.events(self._framing, "GET", f"/turns/{turn_id}", headers=headers)
 

@@ -1,7 +1,7 @@
 """WebSocket: one standing connection for asking and for what others do; looking around is plain HTTP."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 import aiohttp
 
@@ -120,7 +120,7 @@ class WebSocket(Api):
 
     # What is said over it
 
-    async def send(self, request: ChatRequest) -> AsyncIterator[Event]:
+    async def send(self, request: ChatRequest) -> AsyncGenerator[Event, None]:
         await self.connect()
         if request.session_id is None:  # that would be the session joined last, where there is one
             request = request._replace(session_id=request.idempotency_key)
@@ -129,7 +129,7 @@ class WebSocket(Api):
                 self._joined = event.session_id  # who asks is a member
             yield event
 
-    async def follow(self, turn_id: str, after: int) -> AsyncIterator[Event]:
+    async def follow(self, turn_id: str, after: int) -> AsyncGenerator[Event, None]:
         await self.connect()
         async for event in self._duplex.follow(turn_id, lambda: self._say(wire.Resume(turn_id, after))):
             yield event

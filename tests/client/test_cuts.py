@@ -225,7 +225,7 @@ def test_an_answer_is_told_from_what_others_ask(run: Callable[..., Any]) -> None
             for event in (*others, STATUS, INFO):
                 duplex.event(event)
 
-        async with aclosing(duplex.ask(ChatRequest("hi", "s"), say)) as events:  # type: ignore[type-var]
+        async with aclosing(duplex.ask(ChatRequest("hi", "s"), say)) as events:
             assert [await anext(events), await anext(events)] == [INFO, STATUS]
         assert listener.events == [others[1], others[0]]
 

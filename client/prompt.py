@@ -1,4 +1,4 @@
-"""What stands around the line that is typed: the prompt before it, and the toolbar at the bottom."""
+"""The prompt before the line that is typed, and the toolbar at the bottom."""
 
 from prompt_toolkit.formatted_text import ANSI, AnyFormattedText, FormattedText, to_formatted_text
 
@@ -11,7 +11,7 @@ NARROW_COLUMNS = 50
 LONG_ID_CHARS = 12
 
 
-def prompt(talk: Conversation, tail: str, columns: int) -> AnyFormattedText:
+def prompt_line(talk: Conversation, tail: str, columns: int) -> AnyFormattedText:
     """The line of the answer that is being written, and below it who is asked to say something."""
     fragments = to_formatted_text(ANSI(f"{tail}\n")) if tail else FormattedText()
     dot = ("class:connected", "● ") if talk.connected else ("class:disconnected", "○ ")
