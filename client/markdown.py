@@ -4,7 +4,7 @@
    mark (a run of `*` or backquotes, the beginning of a line). What has been shown is never taken back.
 2. Therefore a mark counts from where it opens, and at the end of a line everything inline is closed: one stray `**`
    can spoil a line, not an answer.
-3. What is not understood (tables, links, HTML) is shown as it was written.
+3. What is not understood (tables, links, HTML) is shown as it was written; a row of a table to the last backslash.
 """
 
 import re
@@ -18,7 +18,7 @@ _LIST = re.compile(r"( *)([-*+]|\d{1,3}[.)]) \Z")
 _HEADING = re.compile(r" {0,3}#{1,6} \Z")
 _QUOTE = re.compile(r" {0,3}>")
 _RULE = re.compile(r" {0,3}(?:-{3,}|\*{3,}|_{3,})\Z")
-_FENCE = re.compile(r" *(`{3,}|~{3,})(.*)\Z")
+_FENCE = re.compile(r"( *)(`{3,}|~{3,})(.*)\Z")
 _EMPHASIS = {1: Style.ITALIC, 2: Style.BOLD, 3: Style.BOLD | Style.ITALIC}
 _ESCAPABLE = "\\`*_#-+.!>[](){}~|"
 RULE_COLUMNS = 40
@@ -32,6 +32,8 @@ class Markdown:
         self._raw = raw
         self._head: str | None = ""  # the beginning of a line, until it is known what kind of line it is
         self._fence = ""  # the mark that closes the code block
+        self._fence_indent = 0  # blanks that may stand before it
+        self._row = False  # the line is of a table
         self._base = Style.PLAIN  # of the whole line
         self._inline = Style.PLAIN
         self._ticks = 0  # backquotes that opened the inline code
@@ -49,6 +51,8 @@ class Markdown:
                 self._end_line()
             elif self._fence:
                 self.wrap.put(char, Style.BLOCK)
+            elif self._row:
+                self.wrap.put(char)
             else:
                 self._inside(char)
         return self.wrap.take()
@@ -80,7 +84,7 @@ class Markdown:
             return
         self._head += char
         if self._fence:
-            if not re.fullmatch(rf" {{0,3}}{re.escape(self._fence[0])}*", self._head):
+            if not re.fullmatch(rf" {{0,{self._fence_indent}}}{re.escape(self._fence[0])}*", self._head):
                 head, self._head = self._head, None
                 self.wrap.put(head, Style.BLOCK)
         elif not _UNDECIDED.match(self._head):
@@ -103,6 +107,9 @@ class Markdown:
             self._base = Style.DIM
             for char in head[match.end() :].lstrip(" "):
                 self._inside(char)
+        elif head.lstrip(" ") == "|":
+            self._row = True
+            self.wrap.put(head)
         else:
             for char in head:
                 self._inside(char)
@@ -112,14 +119,14 @@ class Markdown:
         head, self._head = self._head or "", None
         fence = _FENCE.match(head)
         if self._fence:
-            if fence and fence[1].startswith(self._fence) and not fence[2].strip():
+            if fence and fence[2].startswith(self._fence) and not fence[3].strip():
                 self._fence, self._head = "", ""
                 return
             self.wrap.put(head, Style.BLOCK)
         elif fence:
-            self._fence, self._head = fence[1], ""
-            if fence[2].strip():
-                self.wrap.put(fence[2].strip(), Style.DIM)
+            self._fence, self._fence_indent, self._head = fence[2], len(fence[1]) + 3, ""
+            if fence[3].strip():
+                self.wrap.put(fence[3].strip(), Style.DIM)
                 self.wrap.newline()
             return
         elif _RULE.match(head):
@@ -132,7 +139,7 @@ class Markdown:
     def _end_line(self) -> None:
         self._end_marks()
         self.wrap.newline()
-        self._head, self._base = "", Style.PLAIN
+        self._head, self._base, self._row = "", Style.PLAIN, False
 
     def _end_marks(self) -> None:
         if self._run:
