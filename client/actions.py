@@ -5,44 +5,25 @@ import os
 import platform
 import time
 import webbrowser
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
 
 from client.commands import Table, Unclear, split
-from client.conversation import Conversation
 from client.markdown import Markdown
 from client.paint import Style
-from client.screen import Screen
+from client.seat import Refused, Seat, idle, session_meant
 from client.settings import PROTOCOLS, protocol_named, server_url
 from client.text import clean, clean_line, shortened
 from client.transports import ConnectionLost
-from client.wording import age, as_markdown, duration, seconds, when
+from client.wording import age, as_markdown, counted, duration, seconds, when
 from client.wrap import Wrap
-from proto.answers import ServerStats, SessionSummary
+from proto.answers import ServerStats
 from proto.errors import ChatError
 from proto.events import dumps
-from proto.requests import Cursor, check_model_id, check_session_id, cursor
+from proto.requests import Cursor, check_model_id, cursor
 
 PAGE = 20
-TABLE: Table["Seat"] = Table()
-
-
-@dataclass
-class Seat:
-    """Where commands are given: the conversation, the screen, and what the prompt lets them do."""
-
-    talk: Conversation
-    screen: Screen
-    raw: bool
-    resume: Callable[[Cursor], None]
-    leave: Callable[[], None]
-    sessions: list[SessionSummary] = field(default_factory=list)  # as last listed
-    models: list[str] = field(default_factory=list)
-
-
-class Refused(Exception):
-    """The command makes no sense now; the message says what does."""
+TABLE: Table[Seat] = Table()
 
 
 async def perform(seat: Seat, line: str) -> None:
@@ -50,25 +31,11 @@ async def perform(seat: Seat, line: str) -> None:
     name, argument = split(line)
     try:
         await TABLE.find(name).run(seat, argument)
-    except (ChatError, ConnectionLost, Refused, Unclear, ValueError, OSError, LookupError) as error:
+    except ConnectionLost as error:
+        if not seat.talk.failed(error):
+            seat.screen.fail(clean_line(str(error)))
+    except (ChatError, Refused, Unclear, ValueError, OSError, LookupError) as error:
         seat.screen.fail(clean_line(str(error)))
-
-
-def _idle(seat: Seat) -> None:
-    if seat.talk.answer is not None:
-        raise Refused("The answer is still growing: Ctrl-C stops it.")
-
-
-def _session(seat: Seat, argument: str = "") -> str:
-    """The session that is meant: a number of the list, an id, the beginning of one, or the current one."""
-    if not argument:
-        if seat.talk.session_id is None:
-            raise Refused("There is no session yet: say something, or /switch to one.")
-        return seat.talk.session_id
-    if argument.isdigit() and 0 < int(argument) <= len(seat.sessions):
-        return seat.sessions[int(argument) - 1].session_id
-    fits = [known.session_id for known in seat.sessions if known.session_id.startswith(argument.rstrip("."))]
-    return fits[0] if len(fits) == 1 else check_session_id(argument)
 
 
 @TABLE.command("/help [COMMAND]", "this list", "commands")
@@ -88,19 +55,18 @@ async def help_(seat: Seat, argument: str) -> None:
 
 @TABLE.command("/new [MODEL]", "begin a new session", "models")
 async def new(seat: Seat, argument: str) -> None:
-    _idle(seat)
-    if argument:
-        seat.talk.wanted_model = check_model_id(argument)
-    created = await seat.talk.transport.new_session(seat.talk.wanted_model)
+    idle(seat)
+    model_id = check_model_id(argument) if argument else seat.talk.wanted_model
+    created = await seat.talk.transport.new_session(model_id)
+    seat.talk.wanted_model = model_id
     seat.talk.figures.sessions += 1
-    await seat.talk.enter(created.session_id)
-    seat.talk.model = created.model
+    await seat.talk.enter(created.session_id, created.model)
     seat.screen.note(f"A new session with {created.model}.")
 
 
 @TABLE.command("/info [N|ID]", "what is known of the session", "sessions")
 async def info(seat: Seat, argument: str) -> None:
-    detail = await seat.talk.transport.session(_session(seat, argument))
+    detail = await seat.talk.transport.session(session_meant(seat, argument))
     rows = [
         ("session", detail.session_id),
         ("model", detail.model),
@@ -114,48 +80,51 @@ async def info(seat: Seat, argument: str) -> None:
     _show(seat, rows)
 
 
-@TABLE.command("/sessions", "the server's sessions, the newest first")
+@TABLE.command("/sessions [more]", "the server's sessions, the newest first; the next page of them", "pages")
 async def sessions(seat: Seat, argument: str) -> None:
-    answer = await seat.talk.transport.sessions(PAGE)
-    seat.sessions = answer.sessions
+    if argument and (argument != "more" or seat.next_page is None):
+        raise Refused("There is no next page: /sessions shows the first one.")
+    answer = await seat.talk.transport.sessions(PAGE, seat.next_page if argument else None)
+    seat.next_page = answer.next
+    if not argument:
+        seat.listed = []
     if not answer.sessions:
         seat.screen.note("There is no session yet.")
-    for number, known in enumerate(answer.sessions, 1):
-        mark = "●" if known.session_id == seat.talk.session_id else " "
-        count = f"{known.message_count} message{'' if known.message_count == 1 else 's'}"
-        line = f"{number:>3} {mark} {shortened(known.session_id, 36):36}  {count:12} {age(known.duration_minutes):>8}"
-        here = f" · {known.connected_clients} connected" if known.connected_clients else ""
-        text = (
-            f"{line}  {known.model}{here}"
-            if seat.screen.columns > 76
-            else f"{number:>3} {mark} {known.session_id[:8]}… {count}"
-        )
-        seat.screen.lines([shortened(clean(text).replace("\n", " "), seat.screen.columns)])
-    if answer.active_sessions > len(answer.sessions):
-        seat.screen.note(f"… and {answer.active_sessions - len(answer.sessions)} more.")
-    elif answer.sessions:
-        seat.screen.note("/switch N goes on with one of them.")
+        return
+    wide = seat.screen.columns > 76
+    head = f"  N   {'session':36}  {'messages':>8} {'age':>6}  model" if wide else "  N   session   messages"
+    rows = []
+    for number, known in enumerate(answer.sessions, len(seat.listed) + 1):
+        seat.listed.append(known.session_id)
+        row = f"{number:>3} {'●' if known.session_id == seat.talk.session_id else ' '} "
+        if wide:
+            row += f"{shortened(known.session_id, 36):36}  {known.message_count:>8} {age(known.duration_minutes):>6}"
+            row += f"  {known.model}" + (f" · {known.connected_clients} connected" if known.connected_clients else "")
+        else:
+            row += f"{shortened(known.session_id, 9):9} {known.message_count:>8}"
+        rows.append(shortened(clean(row).replace("\n", " "), seat.screen.columns))
+    seat.screen.lines([seat.screen.paint(head, Style.DIM), *rows])
+    more = f" {answer.active_sessions - len(seat.listed)} more: /sessions more." if answer.next else ""
+    seat.screen.note(f"/switch N goes on with one of them.{more}")
 
 
 @TABLE.command("/switch N|ID", "go on with a session of the list", "sessions")
 async def switch(seat: Seat, argument: str) -> None:
-    _idle(seat)
+    idle(seat)
     if not argument:
         raise Refused("Which one? /sessions lists them: /switch N")
-    detail = await seat.talk.transport.session(_session(seat, argument))
-    await seat.talk.enter(detail.session_id)
-    seat.talk.model = detail.model
+    detail = await seat.talk.transport.session(session_meant(seat, argument))
+    await seat.talk.enter(detail.session_id, detail.model, detail.message_count > 0)
     seat.talk.wanted_model = None
-    seat.screen.note(
-        f"Session {detail.session_id}: {detail.message_count} messages with {detail.model}. /history shows them."
-    )
+    count = counted(detail.message_count, "message")
+    seat.screen.note(f"Session {detail.session_id}: {count} with {detail.model}. /history shows them.")
     if detail.active_turn and not seat.talk.transport.live:  # else it is heard
         seat.resume(Cursor(detail.active_turn, 0))
 
 
 @TABLE.command("/history [N]", "the messages of the session, or the last N of them")
 async def history(seat: Seat, argument: str) -> None:
-    detail = await seat.talk.transport.session(_session(seat))
+    detail = await seat.talk.transport.session(session_meant(seat))
     messages = detail.messages[-int(argument) :] if argument.isdigit() and int(argument) else detail.messages
     if not messages:
         seat.screen.note("Nothing has been said yet.")
@@ -167,18 +136,21 @@ async def history(seat: Seat, argument: str) -> None:
 
 @TABLE.command("/reset", "forget what was said; the session stays")
 async def reset(seat: Seat, argument: str) -> None:
-    _idle(seat)
-    await seat.talk.clear(_session(seat))
+    idle(seat)
+    await seat.talk.clear(session_meant(seat))
     seat.screen.note("Forgotten. The session begins anew.")
 
 
 @TABLE.command("/delete [N|ID]", "delete the session, or another one", "sessions")
 async def delete(seat: Seat, argument: str) -> None:
-    session_id = _session(seat, argument)
+    session_id = session_meant(seat, argument)
     if session_id == seat.talk.session_id:
-        _idle(seat)
+        idle(seat)
+    count = (await seat.talk.transport.session(session_id)).message_count
+    if count and not await seat.confirm(f"Delete session {session_id} with {counted(count, 'message')}?"):
+        seat.screen.note("It stays.")
+        return
     await seat.talk.delete(session_id)
-    seat.sessions = [known for known in seat.sessions if known.session_id != session_id]
     seat.screen.note(f"Session {session_id} is deleted.")
 
 
@@ -200,7 +172,7 @@ async def stats(seat: Seat, argument: str) -> None:
             else "-",
         ),
         ("sessions created", str(figures.sessions)),
-        ("connection attempts", f"{figures.attempts}, {figures.reconnections} reconnections"),
+        ("connection attempts", f"{figures.attempts}, {counted(figures.reconnections, 'reconnection')}"),
     ]
     _show(seat, rows)
 
@@ -215,7 +187,10 @@ async def server(seat: Seat, argument: str) -> None:
         ("requests", f"{known.total_requests}: {known.successful_requests} good, {known.failed_requests} failed"),
         ("answering", f"{known.running_turns} now, {seconds(known.average_response_time)} on average"),
         ("sessions", f"{known.active_sessions}, {known.total_sessions_created} created"),
-        ("connected", f"{known.streaming_connections} streams, {known.websocket_connections} WebSockets"),
+        (
+            "connected",
+            f"{counted(known.streaming_connections, 'stream')}, {counted(known.websocket_connections, 'WebSocket')}",
+        ),
     ]
     _show(seat, rows + _transports(known))
 
@@ -224,7 +199,8 @@ def _transports(known: ServerStats) -> list[tuple[str, str]]:
     rows = []
     for name, used in sorted(known.transports.items()):
         first = "" if used.first_chunk_p50 is None else f", first chunk {seconds(used.first_chunk_p50)}"
-        rows.append((name, f"{used.requests} requests, {used.chunks} chunks, {used.bytes / 1000:.1f} kB{first}"))
+        counts = f"{counted(used.requests, 'request')}, {counted(used.chunks, 'chunk')}"
+        rows.append((name, f"{counts}, {used.bytes / 1000:.1f} kB{first}"))
     return rows
 
 
@@ -276,14 +252,33 @@ async def clear(seat: Seat, argument: str) -> None:
 async def connect(seat: Seat, argument: str) -> None:
     url = server_url(argument) if argument else seat.talk.url
     if url != seat.talk.url:
-        _idle(seat)
-    await seat.talk.use(seat.talk.protocol, url)
+        idle(seat)
+    if not await _use(seat, seat.talk.protocol, url):
+        return
     seat.screen.note(f"Connected to {seat.talk.url} over {seat.talk.protocol}.")
+
+
+async def _use(seat: Seat, protocol: str, url: str) -> bool:
+    """Whether there is somebody: else everything stays as it was."""
+    talk = seat.talk
+    before = talk.protocol, talk.url
+    try:
+        await talk.use(protocol, url)
+    except ConnectionLost as error:
+        if (protocol, url) == before:
+            raise
+        seat.screen.fail(clean_line(f"{error} Staying with {talk.protocol} at {talk.url}."))
+        if talk.connected:
+            await talk.transport.ping()  # it may have gone too
+        return False
+    if url != before[1]:
+        seat.listed, seat.next_page = [], None
+    return True
 
 
 @TABLE.command("/disconnect", "let go of the server")
 async def disconnect(seat: Seat, argument: str) -> None:
-    _idle(seat)
+    idle(seat)
     await seat.talk.disconnect()
     seat.screen.note("Disconnected. /connect, or any message, connects again.")
 
@@ -297,27 +292,30 @@ async def protocol(seat: Seat, argument: str) -> None:
     name = protocol_named(argument)
     if name is None:
         raise Refused(f"There is no protocol {argument}: choose one of {', '.join(PROTOCOLS)}.")
-    await seat.talk.use(name, seat.talk.url)
-    seat.screen.note(f"Going on over {name}.")
+    if await _use(seat, name, seat.talk.url):
+        seat.screen.note(f"Going on over {name}.")
 
 
 @TABLE.command("/model [ID]", "the models, or the one to ask from now on", "models")
 async def model(seat: Seat, argument: str) -> None:
     if argument:
-        seat.talk.wanted_model = check_model_id(argument)
-        seat.screen.note(f"The next message goes to {argument}.")
-        return
+        seat.talk.wanted_model = check_model_id(argument)  # at once, for a message that is typed behind it
     known = await seat.talk.transport.models()
+    listed = [one.id for one in known.models]
+    if argument:
+        sure = argument.partition("?")[0] in listed
+        unsure = f"The server does not list {argument}; the next message tries it."
+        seat.screen.note(f"The next message goes to {argument}." if sure else unsure)
+        return
     current = seat.talk.wanted_model or seat.talk.model or known.default
-    seat.models = [one.id for one in known.models]
-    names = [current, *(one.id for one in known.models if one.id != current)]
+    names = [current, *(one for one in listed if one != current)]
     for name in names:
         seat.screen.lines([clean_line(f"{'●' if name == current else ' '} {name}").rjust(3)])
 
 
 @TABLE.command("/resume [TURN:SEQ]", "go on reading the answer that was cut")
 async def resume(seat: Seat, argument: str) -> None:
-    _idle(seat)
+    idle(seat)
     if argument:
         seat.resume(cursor(argument))
     elif seat.talk.cursor is None or seat.talk.finished:
@@ -330,7 +328,7 @@ async def resume(seat: Seat, argument: str) -> None:
 async def export(seat: Seat, argument: str) -> None:
     if not argument:
         raise Refused("Where to? /export FILE")
-    detail = await seat.talk.transport.session(_session(seat))
+    detail = await seat.talk.transport.session(session_meant(seat))
     path = Path(argument).expanduser()
     if path.suffix == ".json":
         text = json.dumps(json.loads(dumps(detail)), ensure_ascii=False, indent=2) + "\n"
@@ -341,7 +339,9 @@ async def export(seat: Seat, argument: str) -> None:
             file.write(text)
     except FileExistsError:
         raise Refused(f"{path} is there already; choose another name.") from None
-    seat.screen.note(f"{len(detail.messages)} messages are in {path}.")
+    except OSError as error:
+        raise Refused(f"{path} cannot be written: {error.strerror}.") from None
+    seat.screen.note(f"{counted(len(detail.messages), 'message')} written to {path}.")
 
 
 @TABLE.command("/quit", "leave")

@@ -178,8 +178,9 @@ class Api:
         body = {"model_id": model_id} if model_id else {}
         return await self.ask(SessionCreated, "POST", "/sessions/new", json=body)
 
-    async def sessions(self, limit: int) -> SessionList:
-        return await self.ask(SessionList, "GET", "/sessions", params={"limit": limit})
+    async def sessions(self, limit: int, before: str | None = None) -> SessionList:
+        params = {"limit": str(limit), **({"before": before} if before else {})}
+        return await self.ask(SessionList, "GET", "/sessions", params=params)
 
     async def session(self, session_id: str) -> SessionDetail:
         return await self.ask(SessionDetail, "GET", f"/sessions/{session_id}")

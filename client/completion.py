@@ -6,19 +6,22 @@ from collections.abc import AsyncGenerator, Iterable
 from prompt_toolkit.completion import CompleteEvent, Completer, Completion, PathCompleter
 from prompt_toolkit.document import Document
 
-from client.actions import PAGE, TABLE, Seat
+from client.actions import PAGE, TABLE
 from client.commands import Unclear
+from client.conversation import Conversation
 from client.settings import PROTOCOLS
 from client.text import clean_line
 from client.transports import ConnectionLost
+from client.wording import counted
 from proto.errors import ChatError
 
 FRESH_SECONDS = 5.0  # what the server told is asked again after that
 
 
 class Completions(Completer):
-    def __init__(self, seat: Seat) -> None:
-        self._seat = seat
+    def __init__(self, talk: Conversation) -> None:
+        self._talk = talk
+        self._told: dict[str, list[tuple[str, str]]] = {}
         self._asked: dict[str, float] = {}
 
     def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterable[Completion]:
@@ -49,26 +52,26 @@ class Completions(Completer):
                 yield Completion(word, -len(argument), display_meta=meta)
 
     async def _choices(self, choices: str) -> list[tuple[str, str]]:
-        seat = self._seat
         if choices == "commands":
             return [(command.name, command.help) for command in TABLE.commands.values()]
         if choices == "protocols":
-            return [(name, "now" if name == seat.talk.protocol else "") for name in PROTOCOLS]
+            return [(name, "now" if name == self._talk.protocol else "") for name in PROTOCOLS]
+        if choices == "pages":
+            return [("more", "the next page")]
         try:
             await self._ask(choices)
         except (ChatError, ConnectionLost):
             pass  # what was known is offered
-        if choices == "models":
-            return [(clean_line(name), "") for name in seat.models]
-        if choices == "sessions":
-            return [(one.session_id, clean_line(f"{one.message_count} messages, {one.model}")) for one in seat.sessions]
-        return []
+        return self._told.get(choices, [])
 
     async def _ask(self, choices: str) -> None:
-        if time.monotonic() - self._asked.get(choices, -FRESH_SECONDS) < FRESH_SECONDS or not self._seat.talk.connected:
+        if time.monotonic() - self._asked.get(choices, -FRESH_SECONDS) < FRESH_SECONDS or not self._talk.connected:
             return
         self._asked[choices] = time.monotonic()
         if choices == "sessions":
-            self._seat.sessions = (await self._seat.talk.transport.sessions(PAGE)).sessions
+            found = (await self._talk.transport.sessions(PAGE)).sessions
+            self._told[choices] = [
+                (one.session_id, clean_line(f"{counted(one.message_count, 'message')}, {one.model}")) for one in found
+            ]
         elif choices == "models":
-            self._seat.models = [one.id for one in (await self._seat.talk.transport.models()).models]
+            self._told[choices] = [(clean_line(one.id), "") for one in (await self._talk.transport.models()).models]

@@ -41,6 +41,7 @@ class Conversation:
         self.session_id: str | None = None
         self.model: str | None = None  # as the session's last turn had it
         self.wanted_model: str | None = None
+        self.has_messages = False  # the session, as far as we know
         self.default_model: str | None = None  # the server's
         self.figures = Figures()
         self.answer: Answer | None = None
@@ -69,19 +70,26 @@ class Conversation:
         await self.transport.close()
 
     async def use(self, protocol: str, url: str) -> None:
-        """Go on over another transport, also in the middle of an answer."""
-        old, self.transport = self.transport, self._open(protocol, url, self)
+        """Go on over another transport, also in mid-answer. The old one is kept until the new one works."""
+        self.figures.attempts += 1
+        new = self._open(protocol, url, self)
+        try:
+            await new.connect()
+            default_model = (await new.health()).model
+        except BaseException:
+            await new.close()
+            raise
+        old, self.transport = self.transport, new
         if url != self.url:
             self.leave()
-        self.protocol, self.url = protocol, url
+        self.protocol, self.url, self.default_model = protocol, url, default_model
         if self._mending is not None:
             self._mending.cancel()
             self._mending = None
-        self.connected = False
+        self._up()
         await old.close()
         if self.answer is not None:
             self.answer.hurry()
-        await self.connect()
         await self._join()
 
     async def _join(self) -> None:
@@ -120,6 +128,12 @@ class Conversation:
         if self._mending is None or self._mending.done():
             self._mending = asyncio.create_task(self._mend(error))
 
+    def failed(self, error: ConnectionLost) -> bool:
+        """A request has found nobody. Whether the audience is told by the attempts to connect that begin now."""
+        tells = self.answer is None and not self._cut
+        self.lost(error)
+        return tells
+
     async def _mend(self, error: Exception) -> None:
         attempt = 0
         while True:
@@ -128,7 +142,7 @@ class Conversation:
                 self._down(error, wait)
             await asyncio.sleep(wait)
             try:
-                await self.transport.connect()
+                await self.transport.ping()
                 break
             except (ConnectionLost, ChatError) as again:
                 error = again
@@ -140,11 +154,11 @@ class Conversation:
     def leave(self) -> None:
         """The next message begins another session."""
         self.session_id = self.model = None
+        self.has_messages = False
 
-    async def enter(self, session_id: str) -> None:
+    async def enter(self, session_id: str, model: str | None = None, has_messages: bool = False) -> None:
         left = self.session_id
-        self.leave()
-        self.session_id = session_id
+        self.session_id, self.model, self.has_messages = session_id, model, has_messages
         if left is not None and left != session_id and self.connected:
             await self.transport.leave(left)
         await self._join()
@@ -152,6 +166,7 @@ class Conversation:
     async def clear(self, session_id: str) -> None:
         self._will_hear("session_cleared", session_id)
         await self.transport.clear(session_id)
+        self.has_messages = False
 
     async def delete(self, session_id: str) -> None:
         self._will_hear("session_deleted", session_id)
@@ -212,9 +227,6 @@ class Conversation:
         except ChatError as error:
             self.finished |= error.code == "not_found"
             raise
-        except ConnectionLost as error:
-            self.lost(error)
-            raise
         finally:
             self.figures.count(progress)
             self.answer = None
@@ -223,6 +235,7 @@ class Conversation:
         self.figures.sessions += info.is_new_session
         self.model = info.model
         self.session_id = info.session_id
+        self.has_messages = True
 
     async def cancel(self) -> None:
         """Stop the answer on the server; it then ends as any other."""

@@ -6,15 +6,17 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from prompt_toolkit import PromptSession
-from prompt_toolkit.auto_suggest import AutoSuggestFromHistory
+from prompt_toolkit.auto_suggest import AutoSuggestFromHistory, Suggestion
+from prompt_toolkit.buffer import Buffer
+from prompt_toolkit.document import Document
 from prompt_toolkit.filters import Condition
 from prompt_toolkit.formatted_text import AnyFormattedText
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.styles import Style
 
-from client.actions import Seat
 from client.completion import Completions
+from client.conversation import Conversation
 
 MENU_LINES = 6
 _STYLE = Style.from_dict(
@@ -50,6 +52,14 @@ def history() -> History:
     return FileHistory(path)
 
 
+class Suggestions(AutoSuggestFromHistory):
+    """What was typed before, but for what one key too many must not delete."""
+
+    def get_suggestion(self, buffer: Buffer, document: Document) -> Suggestion | None:
+        found = super().get_suggestion(buffer, document)
+        return None if found is None or (document.text + found.text).startswith("/del") else found
+
+
 def _keys(interrupt: Callable[[], None]) -> KeyBindings:
     keys = KeyBindings()
 
@@ -76,7 +86,7 @@ def _keys(interrupt: Callable[[], None]) -> KeyBindings:
 
 
 def prompt_session(
-    seat: Seat,
+    talk: Conversation,
     interrupt: Callable[[], None],
     prompt: Callable[[], AnyFormattedText],
     toolbar: Callable[[], AnyFormattedText],
@@ -87,8 +97,8 @@ def prompt_session(
         multiline=True,
         prompt_continuation=lambda width, line_number, wrapped: " " * (width - 2) + "… " if width > 1 else "",
         history=history(),
-        auto_suggest=AutoSuggestFromHistory(),
-        completer=Completions(seat),
+        auto_suggest=Suggestions(),
+        completer=Completions(talk),
         complete_while_typing=Condition(lambda: session.default_buffer.text.startswith("/")),
         reserve_space_for_menu=MENU_LINES,
         key_bindings=_keys(interrupt),

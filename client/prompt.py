@@ -5,16 +5,18 @@ from prompt_toolkit.formatted_text import ANSI, AnyFormattedText, FormattedText,
 from client.conversation import Conversation
 from client.figures import Progress
 from client.text import clean_line, shortened, width_of
-from client.wording import seconds
+from client.wording import counted, seconds
 
 NARROW_COLUMNS = 50
 LONG_ID_CHARS = 12
 
 
-def prompt_line(talk: Conversation, tail: str, columns: int) -> AnyFormattedText:
-    """The line of the answer that is being written, and below it who is asked to say something."""
+def prompt_line(talk: Conversation, tail: str, question: str, columns: int) -> AnyFormattedText:
+    """The line of the answer that is being written, and below it a question, or who is asked to say something."""
     fragments = to_formatted_text(ANSI(f"{tail}\n")) if tail else FormattedText()
     dot = ("class:connected", "● ") if talk.connected else ("class:disconnected", "○ ")
+    if question:
+        return FormattedText([*fragments, dot, ("class:prompt", f"{question} y/N › ")])
     name = "You"
     if columns >= NARROW_COLUMNS:
         session = talk.session_id or "new session"
@@ -32,13 +34,13 @@ def toolbar(
         parts.append("connected" if talk.connected else "not connected")
     else:
         parts.append(state or "answering")
-        parts.append(f"{progress.chunks} chunks")
+        if waiting:
+            parts.append(f"{waiting} waiting")
+        parts.append(counted(progress.chunks, "chunk"))
         if progress.rate is not None:
             parts.append(f"{progress.rate:.0f} tokens/s")
         if progress.first_chunk is not None:
             parts.append(f"first chunk {seconds(progress.first_chunk)}")
-        if waiting:
-            parts.append(f"{waiting} waiting")
     text = parts[0]
     for part in parts[1:]:
         if width_of(f" {text} · {part}") <= columns:

@@ -6,7 +6,7 @@ from client.markdown import Markdown
 from client.paint import Style
 from client.screen import Screen
 from client.text import clean_line
-from client.wording import seconds
+from client.wording import counted, seconds
 from client.wrap import Wrap
 from proto.events import Chunk, Complete, Error, Event
 
@@ -55,14 +55,13 @@ def summary(talk: Conversation, progress: Progress, screen: Screen) -> list[str]
     else:
         title, style = ("failed" if isinstance(end, Error) else "not whole"), Style.BAD
     chunks = end.total_chunks if isinstance(end, Complete) else progress.chunks
-    items = [f"{chunks} chunk{'' if chunks == 1 else 's'}", seconds(progress.seconds)]
+    items = [counted(chunks, "chunk"), seconds(progress.seconds)]
     if progress.first_chunk is not None:
         items.append(f"first chunk {seconds(progress.first_chunk)}")
     if progress.context_messages is not None:
-        omitted = f" of {progress.context_messages + progress.omitted_messages}" if progress.omitted_messages else ""
-        items.append(
-            f"context {progress.context_messages}{omitted} message{'' if progress.context_messages == 1 else 's'}"
-        )
+        shown = progress.context_messages
+        omitted = f"{shown} of " if progress.omitted_messages else ""
+        items.append(f"context {omitted}{counted(shown + progress.omitted_messages, 'message')}")
     if progress.rate is not None:
         items.append(f"{progress.rate:.0f} tokens/s")
     if progress.resumed:

@@ -1,22 +1,22 @@
 """The prompt: what is typed, what is shown around it, and who does what with it.
 
 1. The prompt never goes away: a message is answered, and a command performed, by a worker each, in the order they were
-   typed. Messages typed meanwhile wait; commands do not wait for answers.
+   typed. Messages wait for answers, also for somebody else's in the session; commands do not.
 2. Ctrl-C is for the answer: the server stops the model, and the answer ends as `cancelled`. Where nobody answers that,
-   a second one lets go of it. The client is left by Ctrl-D or /quit only.
+   a second one lets go of it. What waits is not sent then. The client is left by Ctrl-D or /quit only.
 """
 
 import asyncio
 import signal
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections import deque
+from collections.abc import AsyncGenerator, Awaitable
 from contextlib import aclosing, suppress
-from functools import partial
 
 from prompt_toolkit import PromptSession
 from prompt_toolkit.formatted_text import AnyFormattedText
 from prompt_toolkit.patch_stdout import patch_stdout
 
-from client.actions import Seat, perform
+from client.actions import perform
 from client.conversation import Conversation
 from client.input import prompt_session
 from client.others import Others
@@ -25,16 +25,16 @@ from client.presence import Presence
 from client.prompt import prompt_line, toolbar
 from client.render import Growing, summary
 from client.screen import Screen
-from client.text import clean_line
+from client.seat import Seat
+from client.text import clean_line, shortened
 from client.transports import ConnectionLost, Update
+from client.wording import counted
 from proto.errors import ChatError
 from proto.events import Error, Event
 from proto.requests import Cursor
 
 REFRESH_SECONDS = 0.1  # of the toolbar while an answer grows
 PATIENCE_SECONDS = 1.5  # for the server to end an answer that was cancelled
-
-Work = Callable[[], Awaitable[None]]
 
 
 class Repl:
@@ -44,8 +44,11 @@ class Repl:
         self._talk: Conversation | None = None
         self._presence: Presence | None = None
         self._others: Others | None = None
-        self._messages: asyncio.Queue[Work] = asyncio.Queue()
-        self._commands: asyncio.Queue[Work] = asyncio.Queue()
+        self._waiting: deque[str | Cursor] = deque()  # messages, and answers to go on with
+        self._wake = asyncio.Event()  # the next of them may be due
+        self._commands: asyncio.Queue[str] = asyncio.Queue()
+        self._question = ""
+        self._reply: asyncio.Future[bool] | None = None
         self._growing: Growing | None = None
         self._reading: asyncio.Task[None] | None = None
         self._cancelled = False
@@ -71,8 +74,8 @@ class Repl:
 
     async def run(self, talk: Conversation, session_id: str | None) -> int:
         self._talk, self._presence, self._others = talk, Presence(talk), Others(talk, self.screen, self.raw)
-        seat = Seat(talk, self.screen, self.raw, self._resume, self.leave)
-        prompt = prompt_session(seat, self.interrupt, self._prompt, self._toolbar, self._presence.typed)
+        seat = Seat(talk, self.screen, self.raw, self._wait, self.leave, self._confirm)
+        prompt = prompt_session(talk, self.interrupt, self._prompt, self._toolbar, self._presence.typed)
         self.screen.prompt = prompt
         loop = asyncio.get_running_loop()
         for number, action in ((signal.SIGINT, self.interrupt), (signal.SIGTERM, self.leave)):
@@ -80,24 +83,26 @@ class Repl:
                 loop.add_signal_handler(number, action)
         self._greet()
         await self.screen.flush()  # before the prompt: some terminals keep what is erased from their first line on
-        self._commands.put_nowait(lambda: self._arrive(session_id))
         tasks = [
-            loop.create_task(self._work(self._messages)),
-            loop.create_task(self._work(self._commands)),
+            loop.create_task(self._answer_all()),
+            loop.create_task(self._obey(seat, session_id)),
             loop.create_task(self._refresh()),
         ]
         try:
             with patch_stdout(raw=True):
-                await self._prompts(prompt, seat)
+                await self._prompts(prompt)
         finally:
             talk.go()
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            self._drop_waiting()
+            if talk.session_id is not None and talk.has_messages:
+                self.screen.lines([f"To go on with this session: --session {talk.session_id}"])
             await self.screen.flush()
         return 0
 
-    async def _prompts(self, prompt: PromptSession[str], seat: Seat) -> None:
+    async def _prompts(self, prompt: PromptSession[str]) -> None:
         while not self._left:
             try:
                 text = await prompt.prompt_async(handle_sigint=False)
@@ -105,22 +110,56 @@ class Repl:
                 return
             self.presence.tell(False)
             text = text.strip("\n").rstrip()
-            if not text.strip():
+            if self._answers_question(text) or not text.strip():
                 continue
-            self.screen.said("You", text, Style.YOU)
             if text.startswith("/"):
-                self._commands.put_nowait(partial(perform, seat, text))
-            else:
-                self._messages.put_nowait(partial(self._ask, text))
+                self.screen.said("You", text, Style.YOU)
+                self._commands.put_nowait(text)
+                continue
+            if self._reading is not None or self._waiting or self.others.growing is not None:
+                self.screen.said("Waiting", text, Style.DIM)
+            self._wait(text)
 
-    async def _work(self, queue: asyncio.Queue[Work]) -> None:
+    async def _obey(self, seat: Seat, session_id: str | None) -> None:
+        """Commands, one after the other."""
+        await self._safely(self._arrive(session_id))
         while True:
-            work = await queue.get()
-            try:
-                await work()
-            except Exception as error:  # a bug of ours is no reason for the prompt to fall silent
-                self.screen.fail(f"This is a bug of the client: {clean_line(repr(error))}")
-            self.screen.refresh()
+            await self._safely(perform(seat, await self._commands.get()))
+
+    async def _answer_all(self) -> None:
+        """Messages, one after the other; none while somebody else is answered, for the server would refuse it."""
+        while True:
+            self._wake.clear()
+            if self._waiting and self.others.growing is None:
+                await self._safely(self._answer(self._waiting.popleft()))
+            else:
+                await self._wake.wait()
+
+    async def _safely(self, work: Awaitable[None]) -> None:
+        try:
+            await work
+        except Exception as error:  # a bug of ours is no reason for the prompt to fall silent
+            self.screen.fail(f"This is a bug of the client: {clean_line(repr(error))}")
+        self.screen.refresh()
+
+    async def _confirm(self, question: str) -> bool:
+        """What is typed next is the answer."""
+        self._question, self._reply = question, asyncio.get_running_loop().create_future()
+        self.screen.refresh()
+        try:
+            return await self._reply
+        finally:
+            self._question, self._reply = "", None
+
+    def _answers_question(self, text: str) -> bool:
+        """Only a clear yes is one; whatever is no clear no either means something else."""
+        if self._reply is None or self._reply.done():
+            return False
+        answer = text.strip().lower()
+        yes = answer in ("y", "yes")
+        self.screen.say(f"{self._question} {'yes' if yes else 'no'}")
+        self._reply.set_result(yes)
+        return yes or answer in ("n", "no", "")
 
     def _greet(self) -> None:
         talk, paint = self.talk, self.screen.paint
@@ -135,10 +174,10 @@ class Repl:
                 return
             await self.talk.enter(session_id)
             detail = await self.talk.transport.session(session_id)
-            self.talk.model = detail.model
-            self.screen.note(f"Going on with {detail.message_count} messages; /history shows them.")
+            self.talk.model, self.talk.has_messages = detail.model, detail.message_count > 0
+            self.screen.note(f"Going on with {counted(detail.message_count, 'message')}; /history shows them.")
             if detail.active_turn and not self.talk.transport.live:  # else it is heard
-                self._resume(Cursor(detail.active_turn, 0))
+                self._wait(Cursor(detail.active_turn, 0))
         except ChatError as error:
             if error.code == "not_found" and self.talk.protocol != "grpc":
                 self.screen.note("The session is new; your first message makes it.")
@@ -155,13 +194,26 @@ class Repl:
 
     # Answers
 
-    def _resume(self, cursor: Cursor) -> None:
-        self._messages.put_nowait(lambda: self._answer(self.talk.resume(cursor)))
+    def _wait(self, what: str | Cursor) -> None:
+        """A message to send, or an answer to go on with, when its turn comes."""
+        self._waiting.append(what)
+        self._wake.set()
 
-    async def _ask(self, message: str) -> None:
-        await self._answer(self.talk.ask(message))
+    def _drop_waiting(self) -> bool:
+        """What waits is not wanted any more; whether there were messages."""
+        messages = [what for what in self._waiting if isinstance(what, str)]
+        self._waiting.clear()
+        if messages:
+            were, them = ("was", "it") if len(messages) == 1 else ("were", "them")
+            self.screen.note(f"{counted(len(messages), 'waiting message')} {were} not sent; the Up key recalls {them}:")
+        for message in messages:
+            self.screen.say(shortened(f"  › {clean_line(message)}", self.screen.columns), Style.DIM)
+        return bool(messages)
 
-    async def _answer(self, events: AsyncGenerator[Event, None]) -> None:
+    async def _answer(self, what: str | Cursor) -> None:
+        if isinstance(what, str):
+            self.screen.said("You", what, Style.YOU)
+        events = self.talk.ask(what) if isinstance(what, str) else self.talk.resume(what)
         self._cancelled = False
         self._growing = growing = Growing(self.screen, self.raw)
         self.screen.grow(growing.tail)
@@ -175,8 +227,12 @@ class Repl:
         except ChatError as error:
             self.screen.fail(clean_line(self._kindly(error)))
         except ConnectionLost as error:
-            rest = "" if self.talk.finished else " /resume goes on reading the answer."
-            self.screen.fail(clean_line(str(error)) + rest)
+            if not self.talk.failed(error):
+                self.screen.fail(clean_line(str(error)))
+            if not self.talk.finished:
+                self.screen.fail("/resume goes on reading the answer.")
+            elif isinstance(what, str):
+                self.screen.fail("Your message has no answer; the Up key recalls it.")
         finally:
             if not self._reading.done():
                 self._reading.cancel()
@@ -212,9 +268,10 @@ class Repl:
     def interrupt(self) -> None:
         """Ctrl-C."""
         buffer = self.screen.prompt.default_buffer if self.screen.prompt is not None else None
+        if self._answers_question(""):
+            return
+        dropped = self._drop_waiting()
         if self._reading is not None:
-            while not self._messages.empty():
-                self._messages.get_nowait()  # what waits for the answer is not wanted either
             if self._cancelled:
                 self._reading.cancel()
             else:
@@ -222,7 +279,7 @@ class Repl:
                 self._cancel_task = asyncio.create_task(self._cancel(self._reading))
         elif buffer is not None and buffer.text:
             buffer.reset()
-        else:
+        elif not dropped:
             self.screen.note("Ctrl-D or /quit leaves.")
 
     async def _cancel(self, reading: "asyncio.Task[None]") -> None:
@@ -240,6 +297,7 @@ class Repl:
             self._told_cut = True
             self.screen.fail(clean_line(f"{error} Trying again{'; Ctrl-C stops that.' if self._growing else '.'}"))
         self.others.cut()
+        self._wake.set()
         if self._growing is not None:
             self._growing.waiting = f"reconnecting, next try in {seconds:g} s"
         self.screen.refresh()
@@ -251,6 +309,7 @@ class Repl:
     def overheard(self, event: Event) -> None:
         if self.others.hear(event):
             self.presence.forget()
+        self._wake.set()
 
     def updated(self, update: Update) -> None:
         if update.session_id != self.talk.session_id or self.talk.is_our_doing(update):
@@ -273,13 +332,13 @@ class Repl:
     # What is shown around it
 
     def _prompt(self) -> AnyFormattedText:
-        return prompt_line(self.talk, self.screen.shown_tail, self.screen.width)
+        return prompt_line(self.talk, self.screen.shown_tail, self._question, self.screen.width)
 
     def _toolbar(self) -> AnyFormattedText:
         growing = self._growing or self.others.growing
         progress, state = (growing.progress, growing.waiting) if growing is not None else (None, "")
         types = self.presence.somebody_types
-        return toolbar(self.talk, progress, state, self._messages.qsize(), types, self.screen.width)
+        return toolbar(self.talk, progress, state, len(self._waiting), types, self.screen.width)
 
     async def _refresh(self) -> None:
         """Figures move while an answer grows, and typing ends without a word."""

@@ -6,6 +6,11 @@ from client.text import clean, clean_line
 from proto.answers import HistoryMessage
 
 
+def counted(number: int, thing: str) -> str:
+    """`1 chunk`, `2 chunks`."""
+    return f"{number} {thing}{'' if number == 1 else 's'}"
+
+
 def seconds(value: float) -> str:
     return f"{value * 1000:.0f} ms" if value < 1 else f"{value:.1f} s"
 

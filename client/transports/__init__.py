@@ -98,7 +98,8 @@ class Transport(Protocol):
 
     async def new_session(self, model_id: str | None) -> SessionCreated: ...
 
-    async def sessions(self, limit: int) -> SessionList: ...
+    async def sessions(self, limit: int, before: str | None = None) -> SessionList:
+        """A page of them, the newest first; `before` is the `next` of the page before it."""
 
     async def session(self, session_id: str) -> SessionDetail: ...
 

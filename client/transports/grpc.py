@@ -216,8 +216,9 @@ class Grpc:
         created: SessionCreated = pb.to_word(reply)
         return created
 
-    async def sessions(self, limit: int) -> SessionList:
-        reply = await self._call(self._stub.ListSessions, pb2.ListSessionsRequest(limit=limit))
+    async def sessions(self, limit: int, before: str | None = None) -> SessionList:
+        request = pb2.ListSessionsRequest(limit=limit, before=before or "")
+        reply = await self._call(self._stub.ListSessions, request)
         sessions: SessionList = pb.to_word(reply)
         return sessions
 

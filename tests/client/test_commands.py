@@ -4,12 +4,15 @@ import re
 from pathlib import Path
 
 import pytest
+from prompt_toolkit.buffer import Buffer
+from prompt_toolkit.document import Document
+from prompt_toolkit.history import InMemoryHistory
 
 from client.actions import TABLE
 from client.commands import Unclear
-from client.input import history_file
+from client.input import Suggestions, history_file
 from client.settings import PROTOCOLS, parse, protocol_named, server_url
-from client.wording import as_markdown, duration, seconds
+from client.wording import as_markdown, counted, duration, seconds
 from proto.answers import HistoryMessage
 
 ALL = (
@@ -87,6 +90,19 @@ def test_figures_are_said_shortly() -> None:
         "2 h 1 min",
         "1 d 1 h",
     ]
+
+
+def test_counts_have_their_plural() -> None:
+    assert [counted(number, "chunk") for number in (0, 1, 2)] == ["0 chunks", "1 chunk", "2 chunks"]
+
+
+@pytest.mark.parametrize(("typed", "suggested"), [("/s", "witch 2"), ("/", None), ("/d", None), ("/delete", None)])
+def test_deleting_is_not_suggested(typed: str, suggested: str | None) -> None:
+    history = InMemoryHistory()
+    for line in ("/switch 2", "/delete 2"):
+        history.append_string(line)
+    found = Suggestions().get_suggestion(Buffer(history=history), Document(typed))
+    assert (found and found.text) == suggested
 
 
 def test_history_is_in_the_state_folder() -> None:

@@ -135,11 +135,12 @@ def test_a_conversation(start_server: Callable[..., Any], terminal: Callable[...
     screen.keys("/nonsense", ENTER)
     screen.wait("no command /nonsense")
     screen.keys("/export forgotten", CTRL_C, f"/export {tmp_path}/talk.json", ENTER)
-    screen.wait("4 messages are in")
+    screen.wait("4 messages written to")
     exported = json.loads((tmp_path / "talk.json").read_text())
     assert [message["role"] for message in exported["messages"]] == ["user", "model"] * 2
     screen.keys(CTRL_D)
     assert screen.end() == 0
+    assert f"To go on with this session: --session {exported['session_id']}" in screen.text
     history = tmp_path / "fivewire" / "client-history"
     assert stat.S_IMODE(history.stat().st_mode) == 0o600
     assert "+Hello there" in history.read_text()
@@ -299,16 +300,19 @@ def test_commands(start_server: Callable[..., Any], terminal: Callable[..., Term
         ("/server", "aiohttp + grpclib"),
         ("/health", "healthy, up"),
         ("/ping", "there and back over websocket"),
+        ("/new nope", "There is no model 'nope'"),
         ("/docs", f"{url}/docs"),
         ("/demo", f"{url}/demo"),
         ("/model", "● demo"),
+        ("/model nope", "The server does not list nope; the next message tries it."),
         ("/model demo?chunks=2&rate=0", "The next message goes to demo?chunks=2&rate=0."),
         ("three", "2 chunks"),
         ("/protocol", "● websocket"),
         ("/protocol smoke", "There is no protocol smoke"),
         ("/resume", "There is no answer that was cut."),
-        (f"/export {tmp_path}/talk.md", "2 messages are in"),
+        (f"/export {tmp_path}/talk.md", "2 messages written to"),
         (f"/export {tmp_path}/talk.md", "is there already"),
+        ("/export /nope/talk.md", "/nope/talk.md cannot be written: No such file or directory."),
         ("/disconnect", "Disconnected."),
         ("/connect", f"Connected to {url} over websocket."),
         ("/connect ftp://nowhere", "is no server address"),
@@ -318,6 +322,103 @@ def test_commands(start_server: Callable[..., Any], terminal: Callable[..., Term
         screen.wait(f"You › {typed}", shown)
     assert "Somebody" not in screen.text, "our own doing is not told to us"
     assert (tmp_path / "talk.md").read_text().startswith("# Conversation ")
+
+
+def test_a_number_means_the_row_that_was_printed(
+    start_server: Callable[..., Any], terminal: Callable[..., Terminal]
+) -> None:
+    url = start_server("--model", "demo?chunks=3&rate=0").url
+    for name in ("s1", "s2", "s3"):
+        get(url, "/chat", {"message": "hi", "session_id": name})
+    screen = terminal("--server", url)
+    screen.wait_bar("●")
+    screen.keys("/sessions", ENTER)
+    screen.wait("  N   session", "messages    age  model", "  1   s3 ", "  2   s2 ", "  3   s1 ", "/switch N goes on")
+    get(url, "/chat", {"message": "hi", "session_id": "s4"})
+    screen.keys("/delete s")
+    screen.wait_bar("s4", "2 messages, demo")  # the completion knows more than the list
+    screen.keys("\b2", ENTER)
+    screen.wait_bar("Delete session s2 with 2 messages? y/N ›")
+    screen.keys("y", ENTER)
+    screen.wait("Delete session s2 with 2 messages? yes", "Session s2 is deleted.")
+    screen.keys("/delete 2", ENTER)
+    screen.wait("There is no session 's2'.")
+    for answer in ("", "n", CTRL_C, "hello"):
+        screen.keys("/delete 3", ENTER)
+        screen.wait_bar("Delete session s1 with 2 messages? y/N ›")
+        screen.keys(answer, *([] if answer == CTRL_C else [ENTER]))
+        screen.wait("Delete session s1 with 2 messages? no", "It stays.")
+    screen.wait("You › hello", "─ complete ─")  # was no answer to the question
+    assert {known["session_id"] for known in get(url, "/sessions")["sessions"]} >= {"s1", "s3", "s4"}
+
+
+def test_pages_of_sessions(start_server: Callable[..., Any], terminal: Callable[..., Terminal]) -> None:
+    url = start_server("--model", "demo?rate=0").url
+    oldest, *_ = (get(url, "/sessions/new", {})["session_id"] for _ in range(21))
+    for name in ("sse", "grpc"):
+        screen = terminal("--server", url, "--protocol", name)
+        screen.wait_bar("●")
+        screen.keys("/sessions", ENTER)
+        screen.wait(" 20   ", "/switch N goes on with one of them. 1 more: /sessions more.")
+        screen.keys("/sessions more", ENTER)
+        screen.wait(f" 21   {oldest}", "/switch N goes on with one of them.\n")
+        screen.keys("/sessions more", ENTER)
+        screen.wait("There is no next page")
+        screen.keys("/switch 21", ENTER)
+        screen.wait(f"Session {oldest}: 0 messages")
+
+
+def test_what_is_typed_ahead(start_server: Callable[..., Any], terminal: Callable[..., Terminal]) -> None:
+    screen = terminal("--server", start_server("--model", "demo?chunks=5000&rate=100").url)
+    screen.wait_bar("●")
+    screen.keys("/model demo?chunks=30&rate=10", ENTER, "first", ENTER)
+    screen.wait("You › first")
+    screen.wait_bar("answering")
+    screen.keys("second", ENTER)
+    screen.wait("Waiting › second", "─ complete ─", "You › second", "A stream", "─ complete ─")
+    screen.keys("/model demo?chunks=5000&rate=100", ENTER, "third", ENTER)
+    screen.wait("You › third")
+    screen.wait_bar("answering")
+    screen.keys("fourth", ENTER, "a fifth\\", ENTER, "with two lines", ENTER)
+    screen.wait("Waiting › fourth", "Waiting › a fifth\n          with two lines")
+    screen.wait_bar("2 waiting")
+    screen.keys(CTRL_C)
+    screen.wait("2 waiting messages were not sent; the Up key recalls them:\n  › fourth\n  › a fifth with two lines")
+    screen.wait("─ cancelled ─")
+
+
+def test_a_server_that_does_not_answer_is_not_gone_to(
+    start_server: Callable[..., Any], terminal: Callable[..., Terminal]
+) -> None:
+    url = start_server("--model", "demo?rate=0").url
+    screen = terminal("--server", url, "--session", "s", "--protocol", "websocket")
+    screen.wait_bar("●")
+    screen.keys("one", ENTER)
+    screen.wait("─ complete ─")
+    screen.keys("/connect http://127.0.0.1:9", ENTER)
+    screen.wait("No server answers at http://127.0.0.1:9.", f"Staying with websocket at {url}.")
+    screen.wait_bar("● You [s] ›", "connected")
+    screen.keys("two", ENTER)
+    screen.wait("You › two", "you told me:", "“one”", "─ complete ─")
+    assert "Trying again" not in screen.text
+
+
+def test_a_command_finds_out_that_the_server_is_gone(
+    start_server: Callable[..., Any], terminal: Callable[..., Terminal]
+) -> None:
+    server = start_server("--model", "demo?rate=0")
+    screen = terminal("--server", server.url)
+    screen.wait_bar("●", "connected")
+    server.kill()
+    screen.keys("/sessions", ENTER)
+    screen.wait("You › /sessions", "No server answers", "Trying again.")
+    screen.wait_bar("○", "not connected")
+    screen.keys("/protocol ndjson", ENTER)
+    screen.wait("You › /protocol ndjson", "No server answers", "Staying with sse")
+    assert screen.text.count("Trying again") == 1
+    start_server("--port", str(server.port))
+    screen.wait("Connected.")
+    screen.wait_bar("●", " connected")
 
 
 def test_no_color(start_server: Callable[..., Any], terminal: Callable[..., Terminal]) -> None:
