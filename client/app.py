@@ -35,10 +35,13 @@ def open_transport(protocol: str, url: str, listener: Listener) -> Transport:
 
 async def run(settings: Settings) -> int:
     console = Console()
-    if settings.message is None and sys.stdin.isatty() and console.terminal:
+    by_hand = settings.message is None and sys.stdin.isatty()
+    if by_hand and console.terminal:
         return await _prompt(settings)
     _wake_at_interrupts()
     messages = oneshot.lines_of(sys.stdin) if settings.message is None else oneshot.one(settings.message)
+    if by_hand:
+        messages = oneshot.typed(messages, console)
     conversation = Conversation(open_transport, settings.protocol, settings.server, oneshot.Reader(console))
     conversation.session_id = settings.session
     conversation.wanted_model = settings.model

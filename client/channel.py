@@ -4,10 +4,20 @@ import ssl as tls
 
 import grpclib.client
 from grpclib.const import Status
-from grpclib.protocol import H2Protocol
+from h2.exceptions import ProtocolError
 
 from proto.grpc_stream import Codec
 from proto.h2 import CONFIG, Protocol
+
+
+class _Peer(Protocol):
+    """The connection to a server, or to something else."""
+
+    foreign = False  # what came was no HTTP/2
+
+    def fail(self, error: ProtocolError) -> None:
+        self.foreign = True
+        super().fail(error)
 
 
 class Channel(grpclib.client.Channel):
@@ -18,6 +28,13 @@ class Channel(grpclib.client.Channel):
 
     def __init__(self, host: str, port: int, *, ssl: tls.SSLContext | bool | None = None) -> None:
         super().__init__(host, port, codec=Codec(Status.INTERNAL), ssl=ssl, config=CONFIG)
+        self._peer: _Peer | None = None  # of the last connection
 
-    def _protocol_factory(self) -> H2Protocol:
-        return Protocol(grpclib.client.Handler(), client_side=True)
+    @property
+    def foreign(self) -> bool:
+        """Whether somebody has answered who does not speak HTTP/2."""
+        return self._peer is not None and self._peer.foreign
+
+    def _protocol_factory(self) -> _Peer:
+        self._peer = _Peer(grpclib.client.Handler(), client_side=True)
+        return self._peer

@@ -64,14 +64,14 @@ class Duplex:
     def updated(self, update: Update) -> None:
         self._listener.updated(update)
 
-    def lost(self, error: ConnectionLost, *, wanted: bool = False) -> None:
-        """The connection is gone; `wanted` where we have closed it ourselves."""
+    def lost(self, error: ConnectionLost, *, quietly: bool = False) -> None:
+        """The connection is gone; `quietly` where the listener need not be told."""
         self._early.clear()
         if self._reply is not None and not self._reply.done():
             self._reply.set_exception(error)
         for queue in [queue for queues in self._turns.values() for queue in queues]:
             queue.put_nowait(error)
-        if not wanted:
+        if not quietly:
             self._listener.lost(error)
 
     def _settle(self, reply: Any) -> None:

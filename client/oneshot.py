@@ -6,14 +6,16 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import TextIO
 
+from client.commands import split
 from client.console import Console
 from client.conversation import Conversation
 from client.markdown import Markdown
 from client.text import clean, clean_json, clean_line
 from client.transports import ConnectionLost, Update
+from client.wording import no_session_over_grpc
 from client.wrap import Wrap
 from proto.errors import ChatError
-from proto.events import Chunk, Complete, Error, Event, as_json
+from proto.events import Chunk, Complete, Error, Event, SessionInfo, as_json
 
 OK, REFUSED, NO_CONNECTION, INTERRUPTED = 0, 1, 3, 130  # 2 is wrong usage
 
@@ -82,6 +84,19 @@ async def lines_of(stream: TextIO) -> AsyncIterator[str]:
         yield line
 
 
+async def typed(lines: AsyncIterator[str], console: Console) -> AsyncIterator[str]:
+    """Lines of a terminal that cannot show the prompt. Who types there may think of its commands."""
+    from client.actions import TABLE  # which takes prompt_toolkit along
+
+    console.fail("without a terminal for the prompt, messages are read one a line; Ctrl-D ends")
+    async for line in lines:
+        name, _ = split(line.strip())
+        if name.startswith("/") and TABLE.beginning(name.removeprefix("/").lower()):
+            console.fail(f"not sent: {clean_line(name)} is a command of the prompt, and there is none here")
+        else:
+            yield line
+
+
 async def one(message: str) -> AsyncIterator[str]:
     yield message
 
@@ -97,7 +112,9 @@ async def run(
                 if code != OK:
                     return code
     except ChatError as error:
-        console.fail(clean_line(error.message))
+        missing = error.code == "not_found" and conversation.protocol == "grpc"
+        text = f"{no_session_over_grpc(conversation.session_id)}." if missing else error.message
+        console.fail(clean_line(text))
         return REFUSED
     except ConnectionLost as error:
         console.fail(clean_line(str(error)))
@@ -108,10 +125,13 @@ async def run(
 async def _answer(conversation: Conversation, message: str, console: Console, json: bool, plain: bool) -> int:
     page = Page(console, plain) if console.terminal and not json else None
     last = "\n"
+    named = conversation.session_id
     async with aclosing(conversation.ask(message)) as events:
         async for event in events:
             if json:
                 console.write(clean_json(as_json(event)) + "\n")
+            elif isinstance(event, SessionInfo) and event.is_new_session and named is not None:
+                console.fail(f"the session '{named}' is new")
             elif isinstance(event, Chunk):
                 if page is not None:
                     page.add(event.text)

@@ -28,7 +28,7 @@ from client.screen import Screen
 from client.seat import Seat
 from client.text import clean_line, shortened
 from client.transports import ConnectionLost, Update
-from client.wording import counted
+from client.wording import counted, no_session_over_grpc
 from proto.errors import ChatError
 from proto.events import Error, Event
 from proto.requests import Cursor
@@ -182,7 +182,7 @@ class Repl:
             if error.code == "not_found" and self.talk.protocol != "grpc":
                 self.screen.note("The session is new; your first message makes it.")
             else:
-                self.screen.fail(clean_line(error.message))
+                self.screen.fail(clean_line(self._kindly(error)))
         except ConnectionLost as error:
             self.talk.lost(error)
 
@@ -225,7 +225,7 @@ class Repl:
             else:
                 self._reading.result()
         except ChatError as error:
-            self.screen.fail(clean_line(self._kindly(error)))
+            self.screen.fail(clean_line(self._kindly(error) if isinstance(what, str) else error.message))
         except ConnectionLost as error:
             if not self.talk.failed(error):
                 self.screen.fail(clean_line(str(error)))
@@ -263,6 +263,8 @@ class Repl:
         if error.code == "session_busy" and error.turn_id:
             self.talk.cursor, self.talk.finished = Cursor(error.turn_id, 0), False
             return f"{error.message} /resume reads along, /new begins another session."
+        if error.code == "not_found" and self.talk.protocol == "grpc":
+            return f"{no_session_over_grpc(self.talk.session_id)}: try /protocol sse, or /new for another session."
         return error.message
 
     def interrupt(self) -> None:

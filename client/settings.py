@@ -67,7 +67,11 @@ def parse(arguments: Sequence[str]) -> Settings:
         metavar="URL",
         help="HTTP address, for every protocol (default: %(default)s)",
     )
-    parser.add_argument("--session", metavar="ID", help="go on with this session")
+    parser.add_argument(
+        "--session",
+        metavar="ID",
+        help="go on with this session; one that is new is made by the first message, but not over gRPC",
+    )
     parser.add_argument("--model", metavar="ID", help="the model to ask (default: the server's)")
     parser.add_argument(
         "--json", action="store_true", help="print the events as JSON lines, the same on every protocol"

@@ -26,6 +26,10 @@ def duration(value: float) -> str:
     return f"{whole // 86400} d {whole % 86400 // 3600} h"
 
 
+def no_session_over_grpc(session_id: str | None) -> str:
+    return f"There is no session '{session_id}'. Not over gRPC, but over any other protocol the first message makes it"
+
+
 def age(minutes: int) -> str:
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h" if minutes < 1440 else f"{minutes // 1440} d"
 

@@ -71,7 +71,7 @@ class Grpc:
                     await self._rejoin(self._joined)
             except TimeoutError as error:
                 await self._hang_up()
-                raise ConnectionLost(trouble(self.url, error)) from error
+                raise self._gone(error) from error
 
     async def _rejoin(self, session_id: str) -> None:
         try:
@@ -95,7 +95,7 @@ class Grpc:
                 self._duplex.refused(error)
             lost = error if isinstance(error, ConnectionLost) else ConnectionLost(error.message)
             if opened.done():
-                self._duplex.lost(lost)
+                self._duplex.lost(lost, quietly=self._connecting.locked())  # whoever connects is told
             else:
                 opened.set_exception(lost)
         finally:
@@ -117,14 +117,20 @@ class Grpc:
         elif word is not None:
             self._duplex.event(word)
 
+    def _gone(self, error: Exception) -> ConnectionLost:
+        """The trouble as one clear sentence."""
+        if self._channel is not None and self._channel.foreign:
+            return ConnectionLost(f"{self.url} answers, but is no fivewire server (it does not speak HTTP/2).")
+        return ConnectionLost(trouble(self.url, error))
+
     async def _say(self, request: pb2.ChatRequest) -> None:
         chat = self._chat
         if chat is None:
-            raise ConnectionLost(f"The connection to {self.url} was lost.")
+            raise self._gone(ConnectionResetError())
         try:
             await chat.send_message(request)
         except _TROUBLE as error:
-            raise ConnectionLost(trouble(self.url, error)) from error
+            raise self._gone(error) from error
 
     async def _hang_up(self) -> None:
         if self._reader is not None:
@@ -137,7 +143,7 @@ class Grpc:
 
     async def close(self) -> None:
         await self._hang_up()
-        self._duplex.lost(ConnectionLost("The connection was closed."), wanted=True)
+        self._duplex.lost(ConnectionLost("The connection was closed."), quietly=True)
 
     # The calls
 
@@ -156,7 +162,7 @@ class Grpc:
                 ) from error
             raise pb.chat_error(error.status.name, error.message or "", metadata) from error
         except _TROUBLE as error:
-            raise ConnectionLost(trouble(self.url, error)) from error
+            raise self._gone(error) from error
 
     async def _call(self, method: ServiceMethod[Any, Any], request: Any) -> Any:
         async with self._translated(method, REPLY_SECONDS) as stream:

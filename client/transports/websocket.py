@@ -115,7 +115,7 @@ class WebSocket(Api):
         if reader is not None:
             reader.cancel()  # which closes the socket
             await asyncio.wait([reader])
-        self._duplex.lost(ConnectionLost("The connection was closed."), wanted=True)
+        self._duplex.lost(ConnectionLost("The connection was closed."), quietly=True)
         await super().close()
 
     # What is said over it

@@ -7,9 +7,11 @@ import signal
 import subprocess
 import sys
 import termios
+import threading
 import time
 import urllib.request
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +105,32 @@ def test_no_connection() -> None:
     for name, (code, out, err) in on_every_protocol("http://127.0.0.1:9", "hi").items():
         assert (code, out) == (3, ""), name
         assert "python -m server" in err and err.count("\n") == 1, name
+
+
+def test_another_server() -> None:
+    class Handler(BaseHTTPRequestHandler):
+        def log_message(self, *_: Any) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever).start()
+        for name, (code, out, err) in on_every_protocol(f"http://127.0.0.1:{server.server_port}", "hi").items():
+            assert (code, out) == (3, ""), name
+            assert "answers, but is no fivewire server" in err and err.count("\n") == 1, (name, err)
+        server.shutdown()
+
+
+def test_a_session_that_is_new_is_told(start_server: Callable[..., Any]) -> None:
+    url = start_server("--model", "demo?chunks=2&rate=0").url
+    for name in PROTOCOLS:
+        refused = "There is no session 'grpc'. Not over gRPC, but over any other protocol the first message makes it."
+        first = (
+            (1, "", f"fivewire: {refused}\n")
+            if name == "grpc"
+            else (0, "A stream \n", f"fivewire: the session '{name}' is new\n")
+        )
+        assert ask(url, "--protocol", name, "--session", name, "hi") == first
+    assert ask(url, "--session", "rest", "hi") == (0, "A stream \n", "")
+    assert ask(url, "--session", "other", "--json", "hi")[::2] == (0, "")
 
 
 def test_usage() -> None:

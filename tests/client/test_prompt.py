@@ -421,6 +421,35 @@ def test_a_command_finds_out_that_the_server_is_gone(
     screen.wait_bar("●", " connected")
 
 
+def test_a_session_that_grpc_does_not_make(start_server: Callable[..., Any], terminal: Callable[..., Terminal]) -> None:
+    screen = terminal(
+        "--server", start_server("--model", "demo?rate=0").url, "--protocol", "grpc", "--session", "fresh"
+    )
+    hint = "There is no session 'fresh'. Not over gRPC, but over any other protocol the first message makes it:\ntry "
+    screen.wait(hint)
+    screen.keys("hi", ENTER)
+    screen.wait("You › hi", hint, "/protocol sse, or /new for another session.")
+    screen.keys(CTRL_C, "/protocol sse", ENTER)
+    screen.wait("Going on over sse.")
+    screen.keys("hi", ENTER)
+    screen.wait("You › hi", "─ complete ─")
+    screen.wait_bar("You [fresh] ›")
+
+
+def test_a_terminal_that_cannot_show_the_prompt(
+    start_server: Callable[..., Any], terminal: Callable[..., Terminal]
+) -> None:
+    screen = terminal("--server", start_server("--model", "demo?chunks=3&rate=0").url, TERM="dumb")
+    screen.wait("messages are read one a line; Ctrl-D ends")
+    screen.keys("/help", ENTER)
+    screen.wait("not sent: /help is a command of the prompt")
+    screen.keys("/etc is a folder", ENTER)
+    screen.wait("A stream is")
+    screen.keys(CTRL_D)
+    assert screen.end() == 0
+    assert "--session" not in screen.text
+
+
 def test_no_color(start_server: Callable[..., Any], terminal: Callable[..., Terminal]) -> None:
     screen = terminal("--server", start_server("--model", "demo?rate=0").url, NO_COLOR="1")
     screen.wait_bar("●")
