@@ -74,7 +74,7 @@ class Repl:
 
     async def run(self, talk: Conversation, session_id: str | None) -> int:
         self._talk, self._presence, self._others = talk, Presence(talk), Others(talk, self.screen, self.raw)
-        seat = Seat(talk, self.screen, self.raw, self._wait, self.leave, self._confirm)
+        seat = Seat(talk, self.screen, self.raw, lambda: bool(self._waiting), self._wait, self.leave, self._confirm)
         prompt = prompt_session(talk, self.interrupt, self._prompt, self._toolbar, self._presence.typed)
         self.screen.prompt = prompt
         loop = asyncio.get_running_loop()
@@ -124,7 +124,11 @@ class Repl:
         """Commands, one after the other."""
         await self._safely(self._arrive(session_id))
         while True:
-            await self._safely(perform(seat, await self._commands.get()))
+            line = await self._commands.get()
+            left = self.talk.session_id
+            await self._safely(perform(seat, line))
+            if left is not None and self.talk.session_id != left:
+                self.others.cut()
 
     async def _answer_all(self) -> None:
         """Messages, one after the other; none while somebody else is answered, for the server would refuse it."""

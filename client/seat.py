@@ -13,6 +13,7 @@ class Seat:
     talk: Conversation
     screen: Screen
     raw: bool
+    waiting: Callable[[], bool]  # whether messages wait to be sent
     resume: Callable[[Cursor], None]
     leave: Callable[[], None]
     confirm: Callable[[str], Awaitable[bool]]
@@ -27,6 +28,8 @@ class Refused(Exception):
 def idle(seat: Seat) -> None:
     if seat.talk.answer is not None:
         raise Refused("The answer is still growing: Ctrl-C stops it.")
+    if seat.waiting():
+        raise Refused("Messages wait to be sent in this session: Ctrl-C drops them.")
 
 
 def session_meant(seat: Seat, argument: str = "") -> str:

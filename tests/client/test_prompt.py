@@ -113,6 +113,13 @@ def get(url: str, path: str, body: Any = None) -> dict[str, Any]:
         return dict(json.load(answer))
 
 
+def stream(url: str, body: Any) -> Any:
+    """Somebody who asks, and is answered while this is open."""
+    headers = {"Content-Type": "application/json"}
+    request = urllib.request.Request(f"{url}/chat/stream", json.dumps(body).encode(), headers)
+    return urllib.request.urlopen(request, timeout=WAIT_SECONDS)
+
+
 def test_a_conversation(start_server: Callable[..., Any], terminal: Callable[..., Terminal], tmp_path: Path) -> None:
     screen = terminal("--server", start_server("--model", "demo?rate=0").url)
     screen.wait("fivewire", "/help lists the commands")
@@ -259,6 +266,34 @@ def test_what_others_do(name: str, start_server: Callable[..., Any], terminal: C
     there.wait("Somebody › half a sentence", "─ complete ─")
     there.keys(CTRL_D)
     here.wait("Somebody has left")
+
+
+@pytest.mark.parametrize("name", ["websocket", "grpc"])
+def test_messages_wait_for_somebody_elses_answer(
+    name: str, start_server: Callable[..., Any], terminal: Callable[..., Terminal]
+) -> None:
+    url = start_server("--model", "demo?chunks=2&rate=0").url
+    get(url, "/chat", {"message": "hi", "session_id": "room"})
+    screen = terminal("--server", url, "--protocol", name, "--session", "room")
+    screen.wait("Going on with 2 messages")
+    with stream(url, {"message": "a while", "session_id": "room", "model_id": "demo?chunks=30&rate=10"}):
+        screen.wait("Somebody › a while")
+        screen.keys("mine", ENTER)
+        screen.wait("Waiting › mine", "─ complete ─", "You › mine", "─ complete ─")
+    with stream(url, {"message": "long", "session_id": "room", "model_id": "demo?chunks=5000&rate=50"}):
+        screen.wait("Somebody › long")
+        screen.keys("dropped", ENTER)
+        screen.wait("Waiting › dropped")
+        screen.keys("/new", ENTER)
+        screen.wait("Messages wait to be sent in this session: Ctrl-C drops them.")
+        screen.keys(CTRL_C)
+        screen.wait("1 waiting message was not sent; the Up key recalls it:\n  › dropped\n")
+        screen.keys("/new demo?chunks=2&rate=0", ENTER)
+        screen.wait("A new session with demo")
+        screen.wait_bar("connected")
+        screen.keys("here", ENTER)
+        screen.wait("You › here", "─ complete ─")
+    assert "Waiting › here" not in screen.text
 
 
 def test_a_server_that_is_not_there_yet(start_server: Callable[..., Any], terminal: Callable[..., Terminal]) -> None:
