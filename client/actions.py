@@ -244,8 +244,7 @@ def _browse(seat: Seat, url: str) -> None:
 
 @TABLE.command("/clear", "clear the screen")
 async def clear(seat: Seat, argument: str) -> None:
-    if seat.screen.prompt is not None:
-        seat.screen.prompt.app.renderer.clear()
+    seat.screen.clear()
 
 
 @TABLE.command("/connect [URL]", "connect again, or to another server")

@@ -13,12 +13,16 @@ from prompt_toolkit.filters import Condition
 from prompt_toolkit.formatted_text import AnyFormattedText
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+from prompt_toolkit.layout.dimension import Dimension, to_dimension
 from prompt_toolkit.styles import Style
 
 from client.completion import Completions
 from client.conversation import Conversation
 
 MENU_LINES = 6
+# What is typed may take all lines but these: the toolbar, the line of the answer above it, and the terminal's first,
+# since some terminals keep what is erased from there on.
+OTHER_LINES = 3
 _STYLE = Style.from_dict(
     {
         "bottom-toolbar": "noreverse bg:#303030 #c0c0c0",
@@ -106,5 +110,13 @@ def prompt_session(
         style=_STYLE,
         erase_when_done=True,
     )
+    window = session.layout.current_window
+    height = window.height
+
+    def bounded() -> Dimension:
+        most = max(session.output.get_size().rows - OTHER_LINES, 1)
+        return Dimension(min=min(to_dimension(height).min, most), max=most)
+
+    window.height = bounded
     session.default_buffer.on_text_changed += lambda buffer: changed(buffer.text)
     return session

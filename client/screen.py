@@ -48,6 +48,16 @@ class Screen(Console):
         self._tail = tail
         self.refresh()
 
+    def clear(self) -> None:
+        """An empty terminal, and the prompt on its second line: some keep what is erased from their first line on."""
+        if self.prompt is not None:
+            renderer, output = self.prompt.app.renderer, self.prompt.output
+            renderer.erase()
+            output.erase_screen()
+            output.cursor_goto(2, 1)
+            output.flush()
+            renderer.request_absolute_cursor_position()
+
     def refresh(self) -> None:
         if self._ticking is None or self._ticking.done():
             self._ticking = asyncio.create_task(self._tick())

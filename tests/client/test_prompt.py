@@ -52,6 +52,11 @@ class Terminal:
         return "\n".join([*self._above, *(line.rstrip() for line in self._screen.display)])
 
     @property
+    def top(self) -> str:
+        """The first line."""
+        return str(self._screen.display[0])
+
+    @property
     def bar(self) -> str:
         """The prompt and what is under it."""
         return self.text[max(self.text.rfind("● "), self.text.rfind("○ ")) :]
@@ -65,6 +70,10 @@ class Terminal:
         for text in texts:
             self._until(lambda text=text: self.text.find(text, self._read) >= 0, text)  # type: ignore[misc]
             self._read = self.text.find(text, self._read) + len(text)
+
+    def wait_anywhere(self, text: str) -> None:
+        """Also where it has been waited for already."""
+        self._until(lambda: text in self.text, text)
 
     def wait_bar(self, *texts: str) -> None:
         """Until these stand in the prompt or the toolbar."""
@@ -483,6 +492,22 @@ def test_a_terminal_that_cannot_show_the_prompt(
     screen.keys(CTRL_D)
     assert screen.end() == 0
     assert "--session" not in screen.text
+
+
+def test_a_paste_that_is_taller_than_the_terminal(
+    start_server: Callable[..., Any], terminal: Callable[..., Terminal]
+) -> None:
+    screen = terminal("--server", start_server("--model", "demo?chunks=3&rate=0").url)
+    screen.wait_bar("●")
+    lines = [f"line {number} of a paste" for number in range(1, 2 * LINES)]
+    screen.keys("\x1b[200~", "\n".join(lines), "\x1b[201~")
+    screen.wait_anywhere(lines[-1])
+    assert "… line" not in screen.top, "what is erased from there on, some terminals keep"
+    screen.keys(ENTER)
+    screen.wait("You › line 1 of a paste", *lines[1:], "─ complete ─")
+    screen.keys("/clear", ENTER)
+    screen.wait_anywhere("You › /clear")
+    assert not screen.top.strip()
 
 
 def test_no_color(start_server: Callable[..., Any], terminal: Callable[..., Terminal]) -> None:
