@@ -82,7 +82,9 @@ async def info(seat: Seat, argument: str) -> None:
 
 @TABLE.command("/sessions [more]", "the server's sessions, the newest first; the next page of them", "pages")
 async def sessions(seat: Seat, argument: str) -> None:
-    if argument and (argument != "more" or seat.next_page is None):
+    if not "more".startswith(argument):
+        raise Refused("/sessions shows the first page, /sessions more the next one.")
+    if argument and seat.next_page is None:
         raise Refused("There is no next page: /sessions shows the first one.")
     answer = await seat.talk.transport.sessions(PAGE, seat.next_page if argument else None)
     seat.next_page = answer.next

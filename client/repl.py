@@ -128,7 +128,7 @@ class Repl:
             left = self.talk.session_id
             await self._safely(perform(seat, line))
             if left is not None and self.talk.session_id != left:
-                self.others.cut()
+                self.others.cut()  # there is no more to be heard of them
 
     async def _answer_all(self) -> None:
         """Messages, one after the other; none while somebody else is answered, for the server would refuse it."""

@@ -406,8 +406,10 @@ def test_pages_of_sessions(start_server: Callable[..., Any], terminal: Callable[
         screen.wait(" 20   ", "/switch N goes on with one of them. 1 more: /sessions more.")
         screen.keys("/sessions more", ENTER)
         screen.wait(f" 21   {oldest}", "/switch N goes on with one of them.\n")
-        screen.keys("/sessions more", ENTER)
+        screen.keys("/sessions m", ENTER)
         screen.wait("There is no next page")
+        screen.keys("/sessions old", ENTER)
+        screen.wait("/sessions more the next one.")
         screen.keys("/switch 21", ENTER)
         screen.wait(f"Session {oldest}: 0 messages")
 
