@@ -233,10 +233,10 @@ class Repl:
         except ConnectionLost as error:
             if not self.talk.failed(error):
                 self.screen.fail(clean_line(str(error)))
-            if not self.talk.finished:
-                self.screen.fail("/resume goes on reading the answer.")
-            elif isinstance(what, str):
+            if isinstance(what, str) and growing.progress.info is None:
                 self.screen.fail("Your message has no answer; the Up key recalls it.")
+            elif not self.talk.finished:
+                self.screen.fail("/resume goes on reading the answer.")
         finally:
             if not self._reading.done():
                 self._reading.cancel()

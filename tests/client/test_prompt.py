@@ -313,7 +313,7 @@ def test_a_server_that_is_not_there_yet(start_server: Callable[..., Any], termin
     screen.wait(f"No server answers at http://127.0.0.1:{port}. Start one with `python -m server`")
     screen.wait_bar("○", "not connected")
     screen.keys("anybody?", ENTER)
-    screen.wait("You › anybody?", "No server answers")
+    screen.wait("You › anybody?", "No server answers", "Your message has no answer; the Up key recalls it.")
     start_server("--port", str(port), "--model", "demo?rate=0")
     screen.wait("Connected.")
     screen.wait_bar("●")
