@@ -224,6 +224,33 @@ def test_the_loop_goes_on_while_the_writer_waits(path: Path, tell: Any, with_sto
     with_store(SqliteStore(path), test)
 
 
+@pytest.mark.parametrize("running", [1, 2, 3])
+def test_where_many_turns_run_the_next_ones_begin_together(
+    path: Path, tell: Any, with_store: Any, monkeypatch: Any, running: int
+) -> None:
+    monkeypatch.setattr(sqlite_writer, "MANY_TURNS", 2)
+    monkeypatch.setattr(sqlite_writer, "GATHER_SECONDS", 0.2)
+
+    async def test(store: Any) -> None:
+        writer = store._writer
+        for number in range(3):
+            await tell.begin(store, tell.session(), tell.turn(f"t{number}"))
+        for number in range(3 - running):
+            await tell.end(store, tell.session(), tell.part(1, 1, f"t{number}"), tell.complete(1))
+        commits: list[int] = []
+        transact = writer._transact
+        writer._transact = lambda writes: commits.append(len(writes)) or transact(writes)  # type: ignore[func-returns-value]
+        begun = []
+        for number in (3, 4):
+            begun.append(asyncio.ensure_future(tell.begin(store, tell.session(), tell.turn(f"t{number}"))))
+            await asyncio.sleep(0)
+            await until(lambda: bool(writer._queue.empty()))  # the writer has it
+        await asyncio.gather(*begun)
+        assert commits == ([2] if running >= 2 else [1, 1])
+
+    with_store(SqliteStore(path), test)
+
+
 def test_a_page_of_sessions_is_read_off_the_index(path: Path, with_store: Any) -> None:
     async def nothing(store: Store) -> None:
         pass
