@@ -244,7 +244,7 @@ def test_who_asks_and_does_not_read_is_not_read(run, serving, monkeypatch):
     run(scene())
 
 
-LONG = "demo?chunks=30000&rate=0"  # some 5 MB: many times what a socket takes
+LONG = "demo?chunks=8000&rate=0"  # more than a megabyte: many times what a socket takes
 
 
 def test_who_catches_up_is_heard(run, serving):

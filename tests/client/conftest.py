@@ -1,0 +1,22 @@
+"""A function that starts the client in a terminal, for tests to use as `terminal(...)`."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.client.terminal import Terminal
+
+
+@pytest.fixture
+def terminal(tmp_path: Path) -> Iterator[Callable[..., Terminal]]:
+    """A function that starts the client in a terminal."""
+    opened: list[Terminal] = []
+
+    def start(*arguments: str, **env: str) -> Terminal:
+        opened.append(Terminal(tmp_path, *arguments, **env))
+        return opened[-1]
+
+    yield start
+    for one in opened:
+        one.kill()

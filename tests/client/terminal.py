@@ -1,0 +1,118 @@
+"""The client in a terminal, as tests use it: its screen, its keyboard; and somebody else at the same server."""
+
+import contextlib
+import itertools
+import json
+import os
+import sys
+import time
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pexpect
+import pyte
+
+ROOT = Path(__file__).parent.parent.parent
+WAIT_SECONDS = 20
+COLUMNS, LINES = 100, 40
+ENTER, TAB, ALT_ENTER, CTRL_C, CTRL_D = "\r", "\t", "\x1b\r", "\x03", "\x04"
+
+
+class Terminal:
+    """A terminal with the client in it: what is on its screen, what has scrolled away, and its keyboard."""
+
+    def __init__(self, state: Path, *arguments: str, **env: str) -> None:
+        clean = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
+        self._screen = pyte.HistoryScreen(COLUMNS, LINES, history=5000)
+        self._stream = pyte.Stream(self._screen)
+        self._child = pexpect.spawn(
+            sys.executable,
+            ["-m", "client", *arguments],
+            cwd=str(ROOT),
+            # The size is the terminal's: COLUMNS and LINES, which a test runner may have set, would overrule it.
+            env={**clean, "TERM": "xterm", "XDG_STATE_HOME": str(state), **env},
+            dimensions=(LINES, COLUMNS),
+            encoding="utf-8",
+        )
+        self._screen.write_process_input = self._child.send  # it is asked where its cursor is
+        self._above: list[str] = []  # has scrolled away
+        self.raw = ""
+        self._read = 0  # of the text, up to where it was waited for
+
+    @property
+    def text(self) -> str:
+        for line in itertools.islice(self._screen.history.top, len(self._above), None):
+            self._above.append("".join(line[column].data for column in range(COLUMNS)).rstrip())
+        return "\n".join([*self._above, *(line.rstrip() for line in self._screen.display)])
+
+    @property
+    def top(self) -> str:
+        """The first line."""
+        return str(self._screen.display[0])
+
+    @property
+    def bar(self) -> str:
+        """The prompt and what is under it."""
+        return self.text[max(self.text.rfind("● "), self.text.rfind("○ ")) :]
+
+    def keys(self, *keys: str) -> None:
+        for key in keys:
+            self._child.send(key)
+
+    def wait(self, *texts: str) -> None:
+        """Until these stand on the screen, each behind the one before it."""
+        for text in texts:
+            self._until(lambda text=text: self.text.find(text, self._read) >= 0, text)  # type: ignore[misc]
+            self._read = self.text.find(text, self._read) + len(text)
+
+    def wait_anywhere(self, text: str) -> None:
+        """Also where it has been waited for already."""
+        self._until(lambda: text in self.text, text)
+
+    def wait_bar(self, *texts: str) -> None:
+        """Until these stand in the prompt or the toolbar."""
+        for text in texts:
+            self._until(lambda text=text: text in self.bar, text)  # type: ignore[misc]
+
+    def _until(self, condition: Callable[[], bool], text: str) -> None:
+        end = time.monotonic() + WAIT_SECONDS
+        while not condition():
+            try:
+                data = self._child.read_nonblocking(65536, max(end - time.monotonic(), 0.01))
+            except (pexpect.EOF, pexpect.TIMEOUT) as error:
+                raise AssertionError(f"{text!r} did not come ({type(error).__name__}):\n{self.text.rstrip()}") from None
+            self.raw += data
+            self._stream.feed(data)
+
+    def end(self) -> int:
+        """The exit code."""
+        with contextlib.suppress(AssertionError):
+            self._until(lambda: False, "")
+        self._child.close()
+        return int(self._child.exitstatus)
+
+    def kill(self) -> None:
+        self._child.close(force=True)
+
+
+def get(url: str, path: str, body: Any = None) -> dict[str, Any]:
+    headers = {"Accept": "application/json", "Content-Type": "application/json"}
+    data = None if body is None else json.dumps(body).encode()
+    with urllib.request.urlopen(urllib.request.Request(url + path, data, headers), timeout=WAIT_SECONDS) as answer:
+        return dict(json.load(answer))
+
+
+def stream(url: str, body: Any) -> Any:
+    """Somebody who asks, and is answered while this is open."""
+    headers = {"Content-Type": "application/json"}
+    request = urllib.request.Request(f"{url}/chat/stream", json.dumps(body).encode(), headers)
+    return urllib.request.urlopen(request, timeout=WAIT_SECONDS)
+
+
+def until(condition: Callable[[], Any]) -> None:
+    end = time.monotonic() + WAIT_SECONDS
+    while not condition():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.02)
