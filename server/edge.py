@@ -334,6 +334,11 @@ class HttpProtocol(RequestHandler):
             self._stall_timer.cancel()
             self._stall_timer = None
         if self.sink is not None:
+            # Not at once: asyncio calls from within its own write, and loses a connection twice that breaks meanwhile.
+            self._loop.call_soon(self._resume_sink)
+
+    def _resume_sink(self) -> None:
+        if self.sink is not None and not self.writing_paused:
             self.sink.resume()
 
     def handle_error(

@@ -130,12 +130,16 @@ class ServerProtocol(Protocol):
 
     def resume_writing(self) -> None:
         super().resume_writing()
+        # Not at once: asyncio calls from within its own write, and loses a connection twice that breaks meanwhile.
+        asyncio.get_running_loop().call_soon(self._go_on)
+
+    def _go_on(self) -> None:
         for stream in self.processor.in_turn():
+            if not self.connection.write_ready.is_set():
+                break
             outflow = cast(ServerStream, stream).outflow
             if outflow is not None:
                 outflow.opened()
-            if not self.connection.write_ready.is_set():
-                break
 
     def drain(self) -> None:
         """Ask the peer to come no more, and leave when its calls have ended."""

@@ -1,0 +1,50 @@
+"""A peer that is gone at the worst moment: the log has no traceback."""
+
+import asyncio
+import contextlib
+import socket
+import struct
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from server.listen import PREFACE
+
+
+@pytest.mark.parametrize("kind", ["http", "grpc"])
+def test_a_peer_that_goes_just_when_there_is_room_again(run: Any, serving: Any, caplog: Any, kind: str) -> None:
+    """asyncio would lose the connection twice, and say so with a traceback."""
+
+    async def test() -> None:
+        loop = asyncio.get_running_loop()
+        async with serving() as app:
+            host, port = app.http_url.removeprefix("http://").split(":")
+            with socket.create_connection((host, int(port))) as peer:
+                peer.setblocking(False)
+                await loop.sock_sendall(peer, b"GET /health HTTP/1.1\r\n" if kind == "http" else PREFACE)
+                server = app._runner.server if kind == "http" else app._grpc._server
+                while not server.connections:
+                    await asyncio.sleep(0.005)
+                (protocol,) = server.connections
+                transport, resumed = protocol.transport if kind == "http" else protocol._transport, asyncio.Event()
+
+                def resume() -> None:
+                    peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                    peer.close()
+                    transport.write(b"more")
+                    resumed.set()
+
+                if kind == "http":
+                    protocol.sink = SimpleNamespace(pause=lambda: None, resume=resume, lost=lambda: None)
+                else:
+                    protocol._go_on = resume
+                transport.write(bytes(2**23))
+                while not resumed.is_set():
+                    with contextlib.suppress(BlockingIOError):
+                        peer.recv(2**20)
+                    await asyncio.sleep(0)
+                await asyncio.sleep(0.01)
+        assert "Exception in callback" not in caplog.text
+
+    run(test())
