@@ -125,10 +125,11 @@ class Repl:
         await self._safely(self._arrive(session_id))
         while True:
             line = await self._commands.get()
-            left = self.talk.session_id
+            heard = self.talk.session_id, self.talk.transport
             await self._safely(perform(seat, line))
-            if left is not None and self.talk.session_id != left:
+            if heard != (self.talk.session_id, self.talk.transport) or not self.talk.connected:
                 self.others.cut()  # there is no more to be heard of them
+                self._wake.set()
 
     async def _answer_all(self) -> None:
         """Messages, one after the other; none while somebody else is answered, for the server would refuse it."""

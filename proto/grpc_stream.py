@@ -238,6 +238,8 @@ class Stream(protocol.Stream):
                 self.reset_nowait(ErrorCodes.ENHANCE_YOUR_CALM)
                 raise GRPCError(Status.RESOURCE_EXHAUSTED, "The answer was not taken in time.") from None
 
-    def window_opened(self) -> None:
-        """The peer takes more, of this stream or of all."""
+    def window_opened(self) -> bool:
+        """The peer takes more, of this stream or of all. Whether a task waits for that, which will run in a moment."""
+        waits = bool(self.window_updated._waiters)
         self.window_updated.set()
+        return waits

@@ -2,15 +2,13 @@
 
 1. One turn runs per session. Between the look at a session and the taking of it nothing awaits.
 2. A request with an idempotency key attaches to the turn that the key has begun, also while that one is beginning.
-3. Running turns are given to the store as they grow, a slice of them at a time, so that thousands make no stall.
-4. What changes a session is done whole, also where the caller leaves in the middle: else the store and what is in
+3. What changes a session is done whole, also where the caller leaves in the middle: else the store and what is in
    memory would differ.
 """
 
 import asyncio
 import math
 import time
-from collections import deque
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeVar
@@ -22,19 +20,17 @@ from proto.requests import ChatRequest, check_session_id, check_turn_id, invalid
 from server import ids, pieces
 from server.asking import Asking, Desk
 from server.catalog import Catalog
+from server.checkpoints import Checkpoints
 from server.clock import rfc3339, timestamp
 from server.kept import KeptTurns, restored
 from server.lane import Outbox
 from server.models import Message, Model
-from server.sessions import Member, Session, Sessions
+from server.sessions import Member, Session, Sessions, unknown
 from server.settings import Settings
 from server.stats import Stats
 from server.stores import Key, SavedSession, Store
 from server.turn import Turn
 
-CHECKPOINT_SECONDS = 0.8  # in which each running turn is saved once
-CHECKPOINT_TURNS = 250  # are saved at once; more, where there would be too many slices: each is a commit to the disk
-CHECKPOINT_SLICES = 10
 MAX_PAGE = 500
 PAGE = 100
 
@@ -56,8 +52,7 @@ class Chat:
         self._desk = Desk(store, self._sessions, self.stats, settings, self._turn_ended, self._running)
         self._kept = KeptTurns()
         self._keys: dict[Key, str] = {}  # of running turns; the store knows those of all others
-        self._to_checkpoint: deque[Asking] = deque()
-        self._checkpoint_timer: asyncio.TimerHandle | None = None
+        self._checkpoints = Checkpoints(store, self._running)
         self._idle: list[asyncio.Future[None]] = []
 
     # Life
@@ -75,8 +70,7 @@ class Chat:
             await self._all_ended(5.0)
 
     async def close(self) -> None:
-        if self._checkpoint_timer is not None:
-            self._checkpoint_timer.cancel()
+        self._checkpoints.stop()
         await self.catalog.close()
         await self._store.close()
 
@@ -89,17 +83,18 @@ class Chat:
 
     # Turns
 
-    async def send(self, request: ChatRequest, transport: str, client: str) -> Turn:
+    async def send(self, request: ChatRequest, transport: str, client: str, *, make: bool = True) -> Turn:
         """Begin a turn with a (checked) request, or attach to the one that the same idempotency key has begun. When
-        this returns, the message is stored and the model is being asked, whether or not the caller is still there."""
+        this returns, the message is stored and the model is being asked, whether or not the caller is still there.
+        Without `make`, an unknown session is `not_found`."""
         self.stats.asked(transport)
         try:
-            return await self._send(request, transport, client)
+            return await self._send(request, transport, client, make)
         except Exception:  # not where the caller has left: the turn may begin all the same
             self.stats.refused()
             raise
 
-    async def _send(self, request: ChatRequest, transport: str, client: str) -> Turn:
+    async def _send(self, request: ChatRequest, transport: str, client: str, make: bool) -> Turn:
         key = None
         if request.idempotency_key is not None:
             key = Key(request.session_id or f"client {client}", request.idempotency_key)
@@ -112,13 +107,15 @@ class Chat:
         if request.session_id is not None:
             session = await self._sessions.find(request.session_id)
         if key is not None and key in self._keys:  # begun while this one looked; if in vain, look again
-            return await self._keyed(key, request.message) or await self._send(request, transport, client)
+            return await self._keyed(key, request.message) or await self._send(request, transport, client, make)
         if self.draining:  # by now
             self.admit()
         # From here to `begin` nothing awaits.
         if request.session_id is not None:
             session = self._sessions.in_memory(request.session_id) or session
         if session is None:
+            if request.session_id is not None and not make:
+                raise unknown(request.session_id)
             session = self._new_session(request.session_id, model)
         elif session.turn is not None or session.changing:
             raise ChatError(
@@ -131,10 +128,8 @@ class Chat:
         if key is not None:
             self._keys[key] = turn.id
         self._running[turn.id] = asking
-        self._to_checkpoint.append(asking)
         asking.begin(key)
-        if self._checkpoint_timer is None:
-            self._checkpoint()
+        self._checkpoints.add(asking)
         await asking.begun()
         return turn
 
@@ -227,24 +222,6 @@ class Chat:
                     idle.set_result(None)
             self._idle.clear()
 
-    def _checkpoint(self) -> None:
-        """Give the store what has grown, of a slice of the running turns."""
-        waiting = self._to_checkpoint
-        slices = min(CHECKPOINT_SLICES, -(-len(waiting) // CHECKPOINT_TURNS))
-        parts = []
-        for _ in range(-(-len(waiting) // slices)):
-            asking = waiting.popleft()
-            if asking.turn.id in self._running:
-                waiting.append(asking)
-                part = asking.part()
-                if part is not None:
-                    parts.append(part)
-        if parts:
-            self._store.checkpoint(parts)
-        self._checkpoint_timer = (
-            asyncio.get_running_loop().call_later(CHECKPOINT_SECONDS / slices, self._checkpoint) if waiting else None
-        )
-
     # Sessions
 
     def _new_session(self, session_id: str | None, model: Model | None) -> Session:
@@ -279,9 +256,15 @@ class Chat:
                 messages = await self._store.history(session_id)
             said = [message.role for message in messages].count("user")
             answered = len(messages) - said
+            if session.deleted:  # meanwhile
+                raise unknown(session_id)
         # A turn that ended while its session was read is running still, as far as these messages go.
-        ended = {message.turn_id for message in messages if message.role == "model"}
-        active = [turn.id for turn in (turn, session.turn) if turn is not None and turn.id not in ended]
+        shown = {(message.role, message.turn_id) for message in messages}
+        active = session.turn
+        if active is None and turn is not None and ("user", turn.id) in shown:
+            active = turn
+        if active is not None and ("model", active.id) in shown:
+            active = None
         return SessionDetail(
             session_id=session.id,
             model=session.model,
@@ -292,7 +275,7 @@ class Chat:
             created_at=rfc3339(session.created_at),
             usage=session.usage,
             messages=messages,
-            active_turn=active[0] if active else None,
+            active_turn=active.id if active is not None else None,
         )
 
     async def sessions(self, limit: int = PAGE, before: str | None = None) -> SessionList:
@@ -381,7 +364,7 @@ class Chat:
 
 
 async def _whole(work: Coroutine[Any, Any, T]) -> T:
-    """Rule 4."""
+    """Rule 3."""
     return await asyncio.shield(asyncio.ensure_future(work))
 
 

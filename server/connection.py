@@ -165,7 +165,7 @@ class Connection(Sink):
     async def _pace(self) -> None:
         """Before the next message: room for its answer, and not too many of them. A turn that catches up fills the
         transport again and again, but never by much: who does so is heard all the same."""
-        while self.buffered() > MAX_UNREAD_BYTES and not self._left:
+        if self.buffered() > MAX_UNREAD_BYTES and not self._left:
             self._room = asyncio.get_running_loop().create_future()
             await self._room
         now = time.monotonic()

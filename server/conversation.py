@@ -149,9 +149,8 @@ class Conversation:
     async def _ask(self, request: ChatRequest) -> None:
         if request.session_id not in self._sessions:
             check_joined(len(self._sessions))
-        if request.session_id:
-            await self._chat.session(request.session_id)  # on gRPC an unknown session is not made
-        turn = await self._chat.send(pb.asked(request, self._chat.settings.max_message_chars), "grpc", self._client)
+        asked = pb.asked(request, self._chat.settings.max_message_chars)
+        turn = await self._chat.send(asked, "grpc", self._client, make=False)
         turn.attend()
         try:
             session = await self._chat.session(turn.session_id)

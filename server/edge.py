@@ -74,8 +74,8 @@ class Access:
         if "." in name and not name.endswith(".localhost") and not _is_address(name) and name not in self._names:
             raise ChatError(
                 "forbidden",
-                f"This server is for this machine only, and {name[:200]} is no name of it. Its operator can allow it: "
-                f"--allow-origin https://{name[:200]}",
+                f"This server is for its own machine only, which is not known as {name[:200]}. Its operator can allow "
+                f"that: --allow-origin https://{name[:200]}",
             )
         self._last = host
 
@@ -94,7 +94,7 @@ class Access:
 
 def _name(host: str) -> str:
     try:
-        return urlsplit(f"//{host}").hostname or ""
+        return (urlsplit(f"//{host}").hostname or "").rstrip(".")
     except ValueError:
         return ""
 
@@ -153,7 +153,7 @@ def problem(error: ChatError, request: web.BaseRequest) -> web.Response:
 
 
 def middleware(access: Access) -> Any:
-    """The one middleware: Origin, errors, request id."""
+    """The one middleware: Host, Origin, errors, request id."""
 
     @web.middleware
     async def edge(request: web.Request, handler: Handler) -> web.StreamResponse:

@@ -73,7 +73,7 @@ FIELDS: dict[str, Field] = {
     "total_requests": Field("Turns that were asked for.", 100),
     "successful_requests": Field("Turns that ended well.", 99),
     "failed_requests": Field("Turns that did not.", 1),
-    "streaming_connections": Field("Turns that are being followed, over any transport.", 2),
+    "streaming_connections": Field("Readers that follow a turn, over any transport.", 2),
     "websocket_connections": Field("Open WebSockets.", 1),
     "average_response_time": Field("Mean seconds per turn.", 0.9),
     "start_time": Field("When the server started.", _TIME),

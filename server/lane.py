@@ -17,7 +17,7 @@
 import asyncio
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Protocol
 
 from proto.events import Chunk, Event
@@ -31,7 +31,8 @@ log = logging.getLogger(__name__)
 STALL_SECONDS = 30.0
 
 PASS_BYTES = 8192  # how much may gather in one pass of the loop: then a full transport must have its say
-SLICE_EVENTS = 256  # how many events a reader that catches up is written at once
+SLICE_EVENTS = 256  # how many events a reader that catches up is written at once,
+SLICE_BYTES = 2**18  # unless so many bytes come together before
 
 
 class Framing(ABC):
@@ -332,11 +333,22 @@ class Lane:
         """The next frames after the cursor, at least one, at most a slice."""
         start = cursor + 1 - self.first
         if self.behind and 0 <= start < len(self.frames):
-            return self.frames[start : start + SLICE_EVENTS]
+            return _slice(self.frames[start : start + SLICE_EVENTS])
         most = SLICE_EVENTS
         if self.behind and cursor < self.first - 1:
             most = min(most, self.first - 1 - cursor)
         asked = cursor, most, self.turn.last_seq
         if self.recent is None or self.recent[0] != asked:  # a whole room of members comes to a turn at once
-            self.recent = asked, [self.framing.encode(self.turn, event) for event in self.turn.events(cursor, most)]
+            events = self.turn.events(cursor, most)
+            self.recent = asked, _slice(self.framing.encode(self.turn, event) for event in events)
         return self.recent[1]
+
+
+def _slice(frames: Iterable[bytes]) -> list[bytes]:
+    first, size = [], 0
+    for frame in frames:
+        first.append(frame)
+        size += len(frame)
+        if size >= SLICE_BYTES:
+            break
+    return first

@@ -66,10 +66,8 @@ def tls_context(certificate: str, key: str | None, alpn: Sequence[str]) -> ssl.S
 
 
 class Listener:
-    """Accepts connections on bound sockets and gives each to the protocol that it speaks.
-
-    Without `http` every connection is gRPC's; without `grpc` every connection is HTTP's.
-    """
+    """Accepts connections on bound sockets and gives each to the protocol that it speaks; without `http` every one is
+    gRPC's."""
 
     def __init__(
         self,

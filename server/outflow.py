@@ -170,6 +170,7 @@ class Outflow:
             try:
                 async with asyncio.timeout(STALL_SECONDS):
                     await self._drained
+                    return  # a reader that catches up has written more by now; that is not waited for
             except TimeoutError:
                 if len(self._pending) >= before:
                     self.drop()
@@ -214,10 +215,10 @@ class ServerStream(Stream):
         super().__init__(*args, **options)
         self.headers_received = self.trailers_received = UNUSED_EVENT
 
-    def window_opened(self) -> None:
-        super().window_opened()
+    def window_opened(self) -> bool:
         if self.outflow is not None:
             self.outflow.opened()
+        return super().window_opened()
 
     async def send_headers(self, headers: Headers, end_stream: bool = False) -> None:
         if end_stream and self.outflow is not None:

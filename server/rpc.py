@@ -85,9 +85,7 @@ class Rpc:
             if request.type != chat_pb2.ChatRequest.MESSAGE:
                 raise invalid("StreamChat takes requests of the type MESSAGE; the others belong to Chat.")
             asked = pb.asked(request, self.chat.settings.max_message_chars)
-            if asked.session_id is not None:
-                await self.chat.session(asked.session_id)  # on gRPC an unknown session is not made
-            return Followed(await self.chat.send(asked, self._transport, client), 0)
+            return Followed(await self.chat.send(asked, self._transport, client, make=False), 0)
         return await self.resume(request.turn_id, request.after)
 
     async def resume(self, turn_id: str, after: int) -> Followed | None:

@@ -44,6 +44,10 @@ def check_joined(count: int) -> None:
         )
 
 
+def unknown(session_id: str) -> ChatError:
+    return ChatError("not_found", f"There is no session '{session_id}'. Create it, or list those that exist.")
+
+
 class Session:
     """A session in memory: its figures, its messages as the model sees them, its members, its running turn."""
 
@@ -126,7 +130,7 @@ class Sessions:
         """The session with this id, or `not_found`."""
         session = await self.find(session_id)
         if session is None:
-            raise ChatError("not_found", f"There is no session '{session_id}'. Create it, or list those that exist.")
+            raise unknown(session_id)
         return session
 
     async def find(self, session_id: str) -> Session | None:

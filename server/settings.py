@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from server import VERSION
 
@@ -62,7 +63,7 @@ _log_format.__name__ = "format: human or json"
 
 
 def _origin(text: str) -> str:
-    if text != "*" and not text.startswith(("http://", "https://")):
+    if text != "*" and not (text.startswith(("http://", "https://")) and urlsplit(text).hostname):
         raise ValueError
     return text
 

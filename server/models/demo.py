@@ -195,8 +195,9 @@ class Pace:
 def settings(model_id: str) -> Settings:
     """The settings in a demo model's id, or `invalid_request`."""
     _, _, query = model_id.partition("?")
-    found = dict(parse_qsl(query, keep_blank_values=True))
-    if not all(name in _VALUES and _VALUES[name].fullmatch(value) for name, value in found.items()):
+    pairs = parse_qsl(query, keep_blank_values=True)
+    found = dict(pairs)
+    if not all(name in _VALUES and _VALUES[name].fullmatch(value) for name, value in pairs):
         raise invalid(
             "A demo model takes numbers, only the rate with a fraction: demo?chunks=200&rate=40&fail_after=5."
         )

@@ -16,7 +16,7 @@ from pathlib import Path
 from server.stores import StoreRefused
 
 APPLICATION_ID = 0x66697665  # "five", at offset 68 of the file
-VERSION = 3
+VERSION = 4
 BUSY_SECONDS = 2.0
 LOG_PAGES = 4000  # 16 MB: the write-ahead log is worked into the file every few hundred turns
 CHECKED_BYTES = 256 * 2**20  # looked through at the start, some 0.3 s; a bigger file only in its outline
@@ -29,6 +29,8 @@ CREATE TABLE chunks (
 );
 CREATE UNIQUE INDEX chunks_of ON chunks (turn, first);
 """
+# A key that named no session is looked for in the one that was made, too.
+ASKED = "CREATE INDEX turns_asked ON turns (session_id, key) WHERE key IS NOT NULL;"
 SCHEMA = f"""
 CREATE TABLE sessions (
     id TEXT PRIMARY KEY, model TEXT NOT NULL, created_at REAL NOT NULL, active_at REAL NOT NULL,
@@ -45,6 +47,7 @@ CREATE TABLE turns (
 CREATE INDEX turns_of ON turns (session_id);
 CREATE INDEX turns_running ON turns (n) WHERE terminal IS NULL;
 CREATE INDEX turns_keyed ON turns (scope, key) WHERE key IS NOT NULL;
+{ASKED}
 {CHUNKS}
 CREATE TABLE probe (n INTEGER PRIMARY KEY, room BLOB);
 """
@@ -64,6 +67,7 @@ MIGRATIONS: dict[int, tuple[str, ...]] = {
         "INSERT INTO chunks (turn, first, chunks) SELECT turn, first, chunks FROM sorted_chunks ORDER BY turn, first",
         "DROP TABLE sorted_chunks",
     ),
+    3: (ASKED,),
 }
 
 _ELSEWHERE = "Move it away, or choose another file with --store sqlite:PATH."

@@ -198,6 +198,22 @@ def test_messages_wait_for_somebody_elses_answer(
     assert "Waiting › here" not in screen.text
 
 
+@pytest.mark.parametrize("left_by", ["/protocol sse", "/disconnect"])
+def test_nothing_waits_for_what_is_not_heard_any_more(
+    left_by: str, start_server: Callable[..., Any], terminal: Callable[..., Terminal]
+) -> None:
+    url = start_server("--model", "demo?chunks=2&rate=0").url
+    get(url, "/chat", {"message": "hi", "session_id": "room"})
+    screen = terminal("--server", url, "--protocol", "websocket", "--session", "room")
+    screen.wait("Going on with 2 messages")
+    with stream(url, {"message": "long", "session_id": "room", "model_id": "demo?chunks=5000&rate=50"}):
+        screen.wait("Somebody › long")
+        screen.keys(left_by, ENTER)
+        screen.wait(f"You › {left_by}", "Going on over sse." if "sse" in left_by else "Disconnected.")
+        screen.keys("hello", ENTER)
+        screen.wait("You › hello", "The session is answering already")
+
+
 def test_a_server_that_is_not_there_yet(start_server: Callable[..., Any], terminal: Callable[..., Terminal]) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -10,10 +10,12 @@ import pytest
 
 from proto.errors import ChatError
 from proto.requests import ChatRequest
+from server import checkpoints
 from server.catalog import Catalog
 from server.chat import Chat
 from server.models import End
 from server.settings import Settings
+from server.stores.memory import MemoryStore
 from server.stores.sqlite import SqliteStore
 
 Ask = ChatRequest
@@ -72,6 +74,32 @@ def test_a_turn_that_ends_while_its_session_is_read_is_there_whole_or_running(
             late = await chat.detail("s")
             assert ([m.text for m in late.messages], late.message_count) == (["Hello", "half whole"], 2)
             assert (late.model_messages, late.active_turn) == (1, None)
+
+    run(test())
+
+
+def test_a_session_that_is_cleared_or_deleted_while_it_is_read(run: Any, tmp_path: Path, script: Any) -> None:
+    async def test() -> None:
+        models = script()
+        async with opened(tmp_path, models) as (chat, store):
+            turn = await chat.send(Ask("Hello", "s"), "rest", "me")
+            gate = Gate(store, "history")
+            reading = asyncio.ensure_future(chat.detail("s"))
+            await gate.waiting.wait()
+            await chat.clear("s")
+            gate.open.set()
+            before = await reading  # as it was
+            assert [m.text for m in before.messages] == ["Hello"] and before.active_turn == turn.id
+            after = await chat.detail("s")
+            assert after.messages == [] and after.active_turn is None
+            gate = Gate(store, "history")
+            reading = asyncio.ensure_future(chat.detail("s"))
+            await gate.waiting.wait()
+            await chat.delete("s")
+            gate.open.set()
+            with pytest.raises(ChatError) as refused:
+                await reading
+            assert refused.value.code == "not_found"
 
     run(test())
 
@@ -218,5 +246,34 @@ def test_a_turn_that_cannot_be_read_now_is_not_asked_a_second_time(run: Any, tmp
                 await chat.send(Ask("Pay", "s", None, "k"), "rest", "me")
             assert refused.value.code == "unavailable"
             assert (await chat.detail("s")).user_messages == 1
+
+    run(test())
+
+
+def test_many_turns_are_saved_in_slices_and_each_in_every_round(run: Any, script: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr(checkpoints, "ROUND_SECONDS", 0.05)
+    monkeypatch.setattr(checkpoints, "SLICE_TURNS", 2)
+
+    async def test() -> None:
+        saved: list[list[str]] = []
+
+        class Watched(MemoryStore):
+            def checkpoint(self, parts: Any) -> None:
+                saved.append([part.turn_id for part in parts])
+
+        models = script()
+        chat = Chat(Catalog([models], "script", "the test"), Watched(), Settings())
+        await chat.open()
+        turns = [await chat.send(Ask("Hello", f"s{number}"), "rest", "me") for number in range(6)]
+        asks = [await models.asked() for _ in turns]
+        while len(saved) < 12:
+            for asked in asks:
+                asked.say("more ")
+            await asyncio.sleep(0.005)
+        for start in range(3, 9):  # three slices make a round
+            assert sorted(turn for slice_ in saved[start : start + 3] for turn in slice_) == sorted(t.id for t in turns)
+        assert {len(slice_) for slice_ in saved[3:]} == {2}
+        await chat.drain(0)
+        await chat.close()
 
     run(test())

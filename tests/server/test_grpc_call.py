@@ -257,3 +257,50 @@ def test_calls_that_catch_up_share_the_connection(serving, peer, run):
             assert min(taken.values()) > 50_000, taken
 
     run(scenario())
+
+
+def test_a_large_answer_shares_the_connection_with_turns_that_catch_up(serving, peer, run):
+    """It is sent by a task, which has to wait for its moment; the turns are not."""
+
+    async def scenario():
+        async with serving() as app, peer(app, {WINDOW: 2**31 - 1}) as one:
+            turns = []
+            for number in range(3):
+                turns.append(
+                    await app.chat.send(ChatRequest("Hi", f"s{number}", "demo?chunks=20000&rate=0"), "rest", "me")
+                )
+                await turns[-1].ended()
+            for turn in turns[:2]:
+                one.call("FollowTurn", chat_pb2.FollowTurnRequest(turn_id=turn.id).SerializeToString())
+            history = one.call("GetHistory", chat_pb2.HistoryRequest(session_id="s2").SerializeToString())
+            given = 2**16 - 1
+            while given < 20 * 2**14:
+                await one.until(lambda frame, given=given: one.data_bytes == given)
+                one.send(WindowUpdateFrame(0, window_increment=2**14))
+                given += 2**14
+            assert len(one.data(history)) > 30_000
+
+    run(scenario())
+
+
+def test_a_call_that_catches_up_is_heard(serving, peer, run):
+    """The peer has yet to read a long turn when it stops another one on the same call."""
+
+    async def scenario():
+        async with serving() as app, peer(app) as one:
+            long = await app.chat.send(ChatRequest("Hi", "long", "demo?chunks=8000&rate=0"), "rest", "me")
+            await long.ended()
+            running = await app.chat.send(ChatRequest("Hi", "running", "demo?chunks=9&rate=0.01"), "rest", "me")
+            head = one.headers("Chat")
+            asked = chat_pb2.ChatRequest
+            requests = asked(type=asked.RESUME, turn_id=long.id), asked(type=asked.CANCEL, turn_id=running.id)
+            one.send(head, *[DataFrame(head.stream_id, frame(each.SerializeToString())) for each in requests])
+            given = 2**16 - 1
+            while running.running:
+                await one.until(lambda frame, given=given: one.data_bytes == given)
+                assert given < 2**18, "it is not heard before the long turn is read"
+                for stream in (0, head.stream_id):
+                    one.send(WindowUpdateFrame(stream, window_increment=2**14))
+                given += 2**14
+
+    run(scenario())

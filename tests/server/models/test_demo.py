@@ -42,7 +42,7 @@ def test_it_says_the_same_in_both_ways(model_id: str) -> None:
     "query",
     [
         "chunks=0", "chunks=2.5", "fail_after=1.9", "rate=1e3", "rate=20000", "colour=red", "chunks=", "chunks=1&x=1",
-        "rate=1&" * 9 + "pace=1",
+        "rate=1&" * 9 + "pace=1", "chunks=abc&chunks=5",
     ],
 )  # fmt: skip
 def test_settings_that_are_none_are_refused(query: str) -> None:

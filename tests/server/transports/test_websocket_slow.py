@@ -260,9 +260,32 @@ def test_who_catches_up_is_heard(run, serving):
             await until(lambda: paused(app))
             await slow.say(type="cancel", turn_id=running.id)
             await running.ended()
-            await slow.read_until("response_complete")
-            ends = [message for message in slow.messages if message["type"] == "response_complete"]
-            assert {message["turn_id"] for message in ends} <= {long.id, running.id}
+            ends = set()
+            while len(ends) < 2:
+                assert await slow.read(), "the server closed"
+                ends = {message["turn_id"] for message in slow.messages if message["type"] == "response_complete"}
+            seqs = [message["seq"] for message in slow.messages if message.get("turn_id") == long.id]
+            assert ends == {long.id, running.id} and sorted(seqs) == [*range(1, long.last_seq + 1)]
+
+    run(scene())
+
+
+def test_who_catches_up_with_large_pieces_is_heard(run, serving, script):
+    async def scene():
+        model = script()
+        async with contextlib.AsyncExitStack() as stack, serving(providers=[model], model="scripted") as app:
+            long = await app.chat.send(ChatRequest("Hi", "long"), "rest", "me")
+            (await model.asked()).say(*["x" * 10_000] * 1000, End(""))
+            await long.ended()
+            running = await app.chat.send(ChatRequest("Hi", "running"), "rest", "me")
+            slow = await stack.enter_async_context(Slow(app))
+            await slow.say(type="resume", turn_id=long.id, after=0)
+            await until(lambda: paused(app))
+            await slow.say(type="cancel", turn_id=running.id)
+            while running.running:
+                await slow.read()
+                assert slow.messages[-1].get("seq", 0) < 500, "it is not heard before the long turn is read"
+                await asyncio.sleep(0)
 
     run(scene())
 
