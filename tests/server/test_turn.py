@@ -140,6 +140,23 @@ def test_a_reader_that_is_behind_is_written_large_slices(run: Any, framing: Any,
     run(test())
 
 
+def test_slices_are_bounded_whatever_the_pieces(run: Any, framing: Any, recorder: Any) -> None:
+    async def test() -> None:
+        turn = new_turn()
+        behind = recorder(framing(), lambda number: number == 2).follow(turn)
+        for _ in range(100):
+            turn.chunk("x" * 20_000)
+        behind.resume()
+        late = recorder(framing()).follow(turn)
+        seal(turn)
+        for reader in (behind, late):
+            assert reader.events == turn.log
+            assert max(map(len, reader.writes)) < lane.SLICE_BYTES + 21_000
+            assert len(reader.writes) < 12
+
+    run(test())
+
+
 @pytest.mark.parametrize("ends_meanwhile", [False, True])
 def test_a_reader_may_come_while_its_transport_is_full(
     run: Any, framing: Any, recorder: Any, ends_meanwhile: bool
