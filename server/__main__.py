@@ -51,10 +51,11 @@ async def _serve(settings: Settings) -> int:
         loop.add_signal_handler(number, stop)
     app = App(settings)
     await app.start(reload.inherited())
-    # What exists now lives as long as the process: the collector need not walk through it again.
+    # What exists now lives as long as the process: the collector need not walk through it again. Nothing that ends here
+    # is a cycle, so it may look rarely; but what it looks at together must not make streams stutter.
     gc.collect()
     gc.freeze()
-    gc.set_threshold(20_000, 20, 20)
+    gc.set_threshold(20_000, 5, 20)
     _banner(settings, app)
     await stopped.wait()
     logs.tell("draining", running_turns=app.chat.tell().running_turns)
