@@ -304,3 +304,27 @@ def test_a_call_that_catches_up_is_heard(serving, peer, run):
                 given += 2**14
 
     run(scenario())
+
+
+def test_updates_that_a_call_does_not_take_are_bounded(serving, peer, run, monkeypatch):
+    monkeypatch.setattr(outflow, "MAX_PENDING_BYTES", 10_000)
+
+    async def scenario():
+        async with serving() as app, peer(app, {WINDOW: 0}) as one:
+            session = await app.chat.new_session()
+            head = one.headers("Chat")
+            join = chat_pb2.ChatRequest(type=chat_pb2.ChatRequest.JOIN, session_id=session.id)
+            one.send(head, DataFrame(head.stream_id, frame(join.SerializeToString())))
+            while not session.members:
+                await asyncio.sleep(0.005)
+            told = 0
+            while session.members:
+                session.tell("message_added", {"message_count": 1, "last_message_preview": "x" * 1000, "turn_id": "t"})
+                told += 1
+                assert told < 50
+                await asyncio.sleep(0)
+            assert await one.end(head.stream_id) == ErrorCodes.ENHANCE_YOUR_CALM
+            one.send(SettingsFrame(0, settings={WINDOW: 2**16}))
+            await one.well()
+
+    run(scenario())

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from proto.errors import ChatError
-from server.models import End, Message
+from server.models import End, Message, demo
 from server.models.demo import Demo, DemoModel
 
 ASKED = [Message("user", "hello"), Message("model", "hi"), Message("user", "and now?")]
@@ -111,5 +111,18 @@ def test_the_pace_is_kept() -> None:
             await pushed(model, lambda _, times=times: times.append(loop.time()))
             assert times[-1] - times[0] >= 19 / 100 - 0.02  # never faster; how much slower is the machine's affair
             await asyncio.sleep(0.1)
+
+    run(work())
+
+
+def test_rates_of_strangers_do_not_pile_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo, "MAX_PACES", 2)
+    monkeypatch.setattr(demo, "MAX_KNOWN_MODELS", 2)
+
+    async def work() -> None:
+        provider = Demo()
+        ends = [pushed(provider.model(f"demo?chunks=3&rate={rate}"), lambda text: None) for rate in range(1000, 1010)]
+        assert all(isinstance(end, End) for end in await asyncio.gather(*ends))
+        assert len(provider._paces) <= 2 and len(provider._models) <= 2
 
     run(work())

@@ -200,6 +200,18 @@ def test_a_key_finds_its_turn_for_24_hours(store: Any, tell: Any, with_store: An
     with_store(store, test)
 
 
+def test_the_memory_store_forgets_keys_that_are_too_old(tell: Any, with_store: Any) -> None:
+    async def test(store: Any) -> None:
+        old = time.time() - IDEMPOTENCY_SECONDS - 1
+        for number in range(10):
+            turn = tell.turn(f"t{number}", started_at=old + number / 100)
+            await tell.begin(store, tell.session(), turn, Key("s1", f"k{number}"))
+        await tell.begin(store, tell.session(), tell.turn("new", started_at=time.time()), Key("s1", "new"))
+        assert [key.key for key in store._keys] == ["new"]
+
+    with_store(MemoryStore(), test)
+
+
 def test_a_key_that_named_no_session_is_found_in_the_session_that_was_made(
     store: Any, tell: Any, with_store: Any
 ) -> None:
