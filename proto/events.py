@@ -2,8 +2,8 @@
 
 1. A word is a NamedTuple: immutable, and several times cheaper to make than a frozen dataclass, which counts
    where one is made per chunk.
-2. `as_json` (and for chunks alone `chunk_json`) is the only JSON encoder of events: NDJSON, SSE and WebSocket carry
-   the same objects.
+2. `tagged` and, for chunks alone, `chunk_json` are the only JSON encoders of events: NDJSON, SSE and WebSocket carry
+   the same objects, the last with other names for two of them.
 3. Reading is lenient: unknown fields and unknown types are ignored, that is how the contract grows.
 """
 

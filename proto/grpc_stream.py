@@ -239,7 +239,9 @@ class Stream(protocol.Stream):
                 raise GRPCError(Status.RESOURCE_EXHAUSTED, "The answer was not taken in time.") from None
 
     def window_opened(self) -> bool:
-        """The peer takes more, of this stream or of all. Whether a task waits for that, which will run in a moment."""
+        """The peer takes more, of this stream or of all. Whether a task has waited for that: it goes on in a moment,
+        and is not to find the room gone."""
         waits = bool(self.window_updated._waiters)
         self.window_updated.set()
-        return waits
+        # The call may be over, and h2 have forgotten it, before its task has been told.
+        return waits and self.closable and self._h2_connection.local_flow_control_window(cast(int, self.id)) > 0

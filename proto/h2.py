@@ -168,8 +168,8 @@ class Events(protocol.EventsProcessor):
     def windows_opened(self) -> None:
         h2 = self.connection.h2
         for stream in self.in_turn() if not self.closed and h2.outbound_flow_control_window > 0 else ():
-            if stream.window_opened() and h2.local_flow_control_window(cast(int, stream.id)) > 0:
-                asyncio.get_running_loop().call_soon(self.windows_opened)  # the others, when that task has had its turn
+            if stream.window_opened():
+                asyncio.get_running_loop().call_soon(self.windows_opened)  # for the others, when that task has gone on
                 break
             if h2.outbound_flow_control_window <= 0:
                 break

@@ -228,7 +228,9 @@ _CHECKS: dict[str, Callable[[str], str]] = {
 def encode(word: ClientMessage | ServerMessage) -> str:
     """A message as JSON text."""
     if type(word) is Update:
-        return dumps({"type": "session_update", **dict(zip(Update._fields[:3], word[:3], strict=True)), **word.fields})
+        head = word._asdict()
+        fields = head.pop("fields")
+        return dumps({"type": "session_update", **head, **fields})
     return tagged(_NAMES[type(word)], word)
 
 

@@ -283,8 +283,8 @@ class Sink:
 
 
 class HttpProtocol(RequestHandler):
-    """aiohttp's protocol, which tells a sink of the transport's flow, bounds the head's time, and has errors in our
-    form."""
+    """aiohttp's protocol, which also tells a sink of the transport's flow, bounds the time of a head, and answers what
+    it cannot parse in our form."""
 
     __slots__ = ("_head_timer", "_stall_timer", "sink")
 

@@ -345,6 +345,7 @@ class Lane:
 
 
 def _slice(frames: Iterable[bytes]) -> list[bytes]:
+    """The first of them, up to `SLICE_BYTES`."""
     first, size = [], 0
     for frame in frames:
         first.append(frame)

@@ -135,7 +135,7 @@ _DOES = {
 }
 
 
-_RUNNING = {Begin: 1, End: -1}
+_RUNNING = {Begin: 1, End: -1}  # what a write does to the number of running turns
 
 
 def _prepare(connection: sqlite3.Connection) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """Two things at the same moment: what a session says while a turn ends in it, deletes that overtake reads, keys."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -21,22 +21,25 @@ from server.stores.sqlite import SqliteStore
 Ask = ChatRequest
 
 
-class Gate:
-    """Holds the next read of a store up, between what the database says and what is done with it."""
+@asynccontextmanager
+async def held(store: SqliteStore, name: str, work: Coroutine[Any, Any, Any]) -> AsyncIterator[asyncio.Future[Any]]:
+    """The work, which is held up in its next read of this name, between what the database says and what is done with
+    it, for as long as the block takes."""
+    waiting, go = asyncio.Event(), asyncio.Event()
+    read: Callable[..., Awaitable[Any]] = getattr(store, name)
 
-    def __init__(self, store: SqliteStore, name: str) -> None:
-        self.waiting = asyncio.Event()
-        self.open = asyncio.Event()
-        read: Callable[..., Awaitable[Any]] = getattr(store, name)
+    async def slowly(*arguments: Any) -> Any:
+        setattr(store, name, read)
+        found = await read(*arguments)
+        waiting.set()
+        await go.wait()
+        return found
 
-        async def held(*arguments: Any) -> Any:
-            setattr(store, name, read)
-            found = await read(*arguments)
-            self.waiting.set()
-            await self.open.wait()
-            return found
-
-        setattr(store, name, held)
+    setattr(store, name, slowly)
+    working = asyncio.ensure_future(work)
+    await waiting.wait()
+    yield working
+    go.set()
 
 
 @asynccontextmanager
@@ -62,12 +65,9 @@ def test_a_turn_that_ends_while_its_session_is_read_is_there_whole_or_running(
             asked.say("half ")
             while not (saved := await store.turn(turn.id)) or not saved.chunks:
                 await asyncio.sleep(0.02)  # until it is saved in part
-            gate = Gate(store, "history")
-            reading = asyncio.ensure_future(chat.detail("s"))
-            await gate.waiting.wait()
-            asked.say(End("whole"))
-            await turn.ended()
-            gate.open.set()
+            async with held(store, "history", chat.detail("s")) as reading:
+                asked.say(End("whole"))
+                await turn.ended()
             early = await reading
             assert ([m.text for m in early.messages], early.message_count) == (["Hello"], 1)
             assert (early.model_messages, early.active_turn) == (0, turn.id)
@@ -83,20 +83,14 @@ def test_a_session_that_is_cleared_or_deleted_while_it_is_read(run: Any, tmp_pat
         models = script()
         async with opened(tmp_path, models) as (chat, store):
             turn = await chat.send(Ask("Hello", "s"), "rest", "me")
-            gate = Gate(store, "history")
-            reading = asyncio.ensure_future(chat.detail("s"))
-            await gate.waiting.wait()
-            await chat.clear("s")
-            gate.open.set()
+            async with held(store, "history", chat.detail("s")) as reading:
+                await chat.clear("s")
             before = await reading  # as it was
             assert [m.text for m in before.messages] == ["Hello"] and before.active_turn == turn.id
             after = await chat.detail("s")
             assert after.messages == [] and after.active_turn is None
-            gate = Gate(store, "history")
-            reading = asyncio.ensure_future(chat.detail("s"))
-            await gate.waiting.wait()
-            await chat.delete("s")
-            gate.open.set()
+            async with held(store, "history", chat.detail("s")) as reading:
+                await chat.delete("s")
             with pytest.raises(ChatError) as refused:
                 await reading
             assert refused.value.code == "not_found"
@@ -110,11 +104,8 @@ def test_a_turn_that_is_deleted_while_it_is_read_is_not_kept(run: Any, tmp_path:
             turn = await chat.send(Ask("Hello", "s"), "rest", "me")
             await turn.ended()
         async with opened(tmp_path, script()) as (chat, store):  # which has it on disk only
-            gate = Gate(store, "turn")
-            reading = asyncio.ensure_future(chat.turn(turn.id))
-            await gate.waiting.wait()
-            await chat.delete("s")
-            gate.open.set()
+            async with held(store, "turn", chat.turn(turn.id)) as reading:
+                await chat.delete("s")
             for look in (reading, chat.turn(turn.id)):
                 with pytest.raises(ChatError) as refused:
                     await look
@@ -128,11 +119,8 @@ def test_a_session_that_is_deleted_while_it_is_read_stays_deleted(run: Any, tmp_
         async with opened(tmp_path, script(End("yes"))) as (chat, _):
             await (await chat.send(Ask("Hello", "s"), "rest", "me")).ended()
         async with opened(tmp_path, script()) as (chat, store):
-            gate = Gate(store, "session")
-            reading = asyncio.ensure_future(chat.session("s"))
-            await gate.waiting.wait()
-            await chat.delete("s")
-            gate.open.set()
+            async with held(store, "session", chat.session("s")) as reading:
+                await chat.delete("s")
             with pytest.raises(ChatError) as refused:
                 await reading
             assert refused.value.code == "not_found"
@@ -145,11 +133,8 @@ def test_two_who_look_for_a_session_at_once_get_the_same_one(run: Any, tmp_path:
         async with opened(tmp_path, script(End("yes"))) as (chat, _):
             await (await chat.send(Ask("Hello", "s"), "rest", "me")).ended()
         async with opened(tmp_path, script()) as (chat, store):
-            gate = Gate(store, "session")
-            first = asyncio.ensure_future(chat.session("s"))
-            await gate.waiting.wait()
-            second = await chat.session("s")
-            gate.open.set()
+            async with held(store, "session", chat.session("s")) as first:
+                second = await chat.session("s")
             assert await first is second
 
     run(test())
@@ -158,11 +143,8 @@ def test_two_who_look_for_a_session_at_once_get_the_same_one(run: Any, tmp_path:
 def test_no_turn_begins_once_the_running_ones_were_stopped(run: Any, tmp_path: Path, script: Any) -> None:
     async def test() -> None:
         async with opened(tmp_path, script(End("yes"))) as (chat, store):
-            gate = Gate(store, "session")
-            sending = asyncio.ensure_future(chat.send(Ask("Hello", "s"), "rest", "me"))
-            await gate.waiting.wait()
-            await chat.drain(0)
-            gate.open.set()
+            async with held(store, "session", chat.send(Ask("Hello", "s"), "rest", "me")) as sending:
+                await chat.drain(0)
             with pytest.raises(ChatError) as refused:
                 await sending
             assert refused.value.code == "unavailable"

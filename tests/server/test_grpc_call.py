@@ -6,7 +6,7 @@ import struct
 
 import pytest
 from h2.errors import ErrorCodes
-from hyperframe.frame import DataFrame, HeadersFrame, SettingsFrame, WindowUpdateFrame
+from hyperframe.frame import DataFrame, HeadersFrame, RstStreamFrame, SettingsFrame, WindowUpdateFrame
 
 from proto import chat_pb2, pb
 from proto.grpc_stream import MAX_MESSAGE_BYTES
@@ -234,6 +234,15 @@ def test_a_window_that_never_opens(serving, peer, run, monkeypatch):
     run(scenario())
 
 
+async def read_bit_by_bit(one):
+    """Take 320 kB, opening the connection's window by a little whenever it is used up."""
+    given = 2**16 - 1
+    while given < 20 * 2**14:
+        await one.until(lambda frame, given=given: one.data_bytes == given)
+        one.send(WindowUpdateFrame(0, window_increment=2**14))
+        given += 2**14
+
+
 def test_calls_that_catch_up_share_the_connection(serving, peer, run):
     """The peer opens the connection's window bit by bit: no call may take all of it."""
 
@@ -248,11 +257,7 @@ def test_calls_that_catch_up_share_the_connection(serving, peer, run):
                 one.call("FollowTurn", chat_pb2.FollowTurnRequest(turn_id=turn.id).SerializeToString())
                 for turn in turns
             ]
-            given = 2**16 - 1
-            while given < 20 * 2**14:
-                await one.until(lambda frame, given=given: one.data_bytes == given)
-                one.send(WindowUpdateFrame(0, window_increment=2**14))
-                given += 2**14
+            await read_bit_by_bit(one)
             taken = {call: len(one.data(call)) for call in calls}
             assert min(taken.values()) > 50_000, taken
 
@@ -273,11 +278,7 @@ def test_a_large_answer_shares_the_connection_with_turns_that_catch_up(serving, 
             for turn in turns[:2]:
                 one.call("FollowTurn", chat_pb2.FollowTurnRequest(turn_id=turn.id).SerializeToString())
             history = one.call("GetHistory", chat_pb2.HistoryRequest(session_id="s2").SerializeToString())
-            given = 2**16 - 1
-            while given < 20 * 2**14:
-                await one.until(lambda frame, given=given: one.data_bytes == given)
-                one.send(WindowUpdateFrame(0, window_increment=2**14))
-                given += 2**14
+            await read_bit_by_bit(one)
             assert len(one.data(history)) > 30_000
 
     run(scenario())
@@ -326,5 +327,25 @@ def test_updates_that_a_call_does_not_take_are_bounded(serving, peer, run, monke
             assert await one.end(head.stream_id) == ErrorCodes.ENHANCE_YOUR_CALM
             one.send(SettingsFrame(0, settings={WINDOW: 2**16}))
             await one.well()
+
+    run(scenario())
+
+
+def test_a_window_that_opens_just_when_a_waiting_call_is_reset_and_forgotten(serving, peer, run, caplog):
+    """All in one read: before the call's task hears of it."""
+
+    async def scenario():
+        async with serving() as app, peer(app, {WINDOW: 2**31 - 1}) as one:
+            turn = await app.chat.send(ChatRequest("Hi", "s", "demo?chunks=20000&rate=0"), "rest", "me")
+            await turn.ended()
+            history = one.call("GetHistory", chat_pb2.HistoryRequest(session_id="s").SerializeToString())
+            await one.until(lambda frame: one.data_bytes == 2**16 - 1)
+            frames = [RstStreamFrame(history)]
+            for _ in range(70):  # so many that h2 looks which calls it may forget
+                head = one.headers()
+                frames += head, DataFrame(head.stream_id, frame(b""), flags=["END_STREAM"])
+            one.send(*frames, WindowUpdateFrame(0, window_increment=2**20))
+            await one.well()
+        assert "Traceback" not in caplog.text
 
     run(scenario())
