@@ -13,8 +13,8 @@ def encode(event: Event | Heartbeat) -> bytes:
     return (as_json(event) + "\n").encode()
 
 
-def encode_chunk(text: str, number: int, final: bool, timestamp: str, turn_id: str, seq: int) -> bytes:
-    return f"{chunk_json(text, number, final, timestamp, turn_id, seq)}\n".encode()
+def chunk_line(text: str, number: int, final: bool, timestamp: str, turn_id: str, seq: int) -> str:
+    return f"{chunk_json(text, number, final, timestamp, turn_id, seq)}\n"
 
 
 class Decoder:

@@ -35,9 +35,9 @@ def encode(event: Event) -> bytes:
     return f"id: {event.turn_id}:{event.seq}\ndata: {as_json(event)}\n\n".encode()
 
 
-def encode_chunk(text: str, number: int, final: bool, timestamp: str, turn_id: str, seq: int) -> bytes:
+def chunk_frame(text: str, number: int, final: bool, timestamp: str, turn_id: str, seq: int) -> str:
     data = chunk_json(text, number, final, timestamp, turn_id, seq)
-    return f"id: {turn_id}:{seq}\ndata: {data}\n\n".encode()
+    return f"id: {turn_id}:{seq}\ndata: {data}\n\n"
 
 
 def event_of(frame: Frame) -> Event | Heartbeat | None:

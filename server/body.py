@@ -6,6 +6,7 @@
 """
 
 import asyncio
+from abc import abstractmethod
 
 from aiohttp import web
 
@@ -20,8 +21,8 @@ STREAM_HEADERS = {
     "X-Accel-Buffering": "no",
     "X-Content-Type-Options": "nosniff",
 }
-# Chunks of the usual sizes: to format the number takes longer than the rest.
-_CHUNKS = [b"%x\r\n%%b\r\n" % size for size in range(1024)]
+# The first lines of chunks of the usual sizes: to format the number takes longer than the rest.
+_SIZES = [f"{size:x}\r\n" for size in range(1024)]
 
 
 class BodyFraming(Framing):
@@ -35,12 +36,23 @@ class BodyFraming(Framing):
         return b""
 
 
+class TextFraming(BodyFraming):
+    """One whose events are text: whoever frames a chunk further does so before it becomes bytes, in half the time."""
+
+    @staticmethod
+    @abstractmethod
+    def line(text: str, number: int, final: bool, timestamp: str, turn_id: str, seq: int) -> str:
+        """A chunk's event as text."""
+
+    def chunk(self, turn: Turn, text: str, number: int, final: bool, timestamp: str, seq: int) -> bytes:
+        return self.line(text, number, final, timestamp, turn.id, seq).encode()
+
+
 class Chunked(BodyFraming):
     """A framing in HTTP/1.1's chunked coding."""
 
     def __init__(self, plain: BodyFraming) -> None:
         self.plain = plain
-        self._chunk = plain.chunk
         self.name = plain.name
         self.content_type = plain.content_type
         self.head = chunked(plain.head)
@@ -48,17 +60,27 @@ class Chunked(BodyFraming):
     def encode(self, turn: Turn, event: Event) -> bytes:
         return chunked(self.plain.encode(turn, event))
 
-    def chunk(self, turn: Turn, text: str, number: int, final: bool, timestamp: str, seq: int) -> bytes:
-        data = self._chunk(turn, text, number, final, timestamp, seq)
-        size = len(data)
-        return _CHUNKS[size] % data if 0 < size < 1024 else chunked(data)
-
     def heartbeat(self) -> bytes | None:
         beat = self.plain.heartbeat()
         return None if beat is None else chunked(beat)
 
     def tail(self, late: bool) -> bytes:
         return chunked(self.plain.tail(late))
+
+
+class ChunkedText(Chunked):
+    """A framing of text in the chunked coding."""
+
+    def __init__(self, plain: TextFraming) -> None:
+        super().__init__(plain)
+        self._line = plain.line
+
+    def chunk(self, turn: Turn, text: str, number: int, final: bool, timestamp: str, seq: int) -> bytes:
+        line = self._line(text, number, final, timestamp, turn.id, seq)
+        size = len(line)
+        if size < len(_SIZES) and line.isascii():
+            return f"{_SIZES[size]}{line}\r\n".encode()
+        return chunked(line.encode())
 
 
 def chunked(data: bytes) -> bytes:
@@ -71,9 +93,11 @@ class BodyReader(Sink):
 
     __slots__ = ("_transport", "done", "follower", "framing", "write")
 
-    def __init__(self, transport: asyncio.Transport, framing: BodyFraming, done: "asyncio.Future[None]") -> None:
+    def __init__(
+        self, protocol: HttpProtocol, transport: asyncio.Transport, framing: BodyFraming, done: "asyncio.Future[None]"
+    ) -> None:
         self.framing = framing
-        self.write = transport.write
+        self.write = protocol.direct.write
         self.done = done
         self.follower: Follower | None = None
         self._transport = transport
@@ -119,10 +143,10 @@ async def stream_turn(
         await response.prepare(request)
         if transport is None or transport.is_closing():
             raise ConnectionResetError("the peer has left")
-        reader = BodyReader(transport, framing, asyncio.get_running_loop().create_future())
+        assert isinstance(protocol, HttpProtocol)
+        reader = BodyReader(protocol, transport, framing, asyncio.get_running_loop().create_future())
         if framing.head:
             reader.write(framing.head)
-        assert isinstance(protocol, HttpProtocol)
         protocol.sink = reader
         follower = turn.follow(reader, after, protocol.writing_paused)
     finally:

@@ -101,7 +101,7 @@ class Connection(Sink):
         self, hub: Hub, ws: web.WebSocketResponse, protocol: HttpProtocol, transport: asyncio.Transport, client: str
     ) -> None:
         self.connection_id = ids.connection_id()
-        self.write = transport.write
+        self.write = protocol.direct.write
         self._hub = hub
         self._chat = hub.chat
         self._ws = ws
@@ -343,7 +343,7 @@ class Connection(Sink):
 
     def _say(self, word: websocket.ServerMessage) -> None:
         self._flush()
-        self.write(websocket.frame(websocket.encode(word).encode()))
+        self.write(websocket.text_frame(websocket.encode(word)))
 
     def _refuse(self, error: ChatError, message: websocket.ClientMessage | None) -> None:
         self._say(websocket.refusal(error, timestamp(), message))

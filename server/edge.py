@@ -15,7 +15,7 @@ import logging
 import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from ipaddress import ip_address
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 from aiohttp import web
@@ -27,6 +27,7 @@ from proto.errors import CODES, ChatError
 from proto.events import dumps
 from proto.requests import ChatRequest, chat_request, invalid, json_object, sane_request_id
 from server import VERSION, lane
+from server.direct import DirectWriter
 
 log = logging.getLogger(__name__)
 
@@ -286,7 +287,9 @@ class HttpProtocol(RequestHandler):
     """aiohttp's protocol, which also tells a sink of the transport's flow, bounds the time of a head, and answers what
     it cannot parse in our form."""
 
-    __slots__ = ("_head_timer", "_stall_timer", "sink")
+    __slots__ = ("_head_timer", "_stall_timer", "direct", "sink")
+
+    direct: DirectWriter
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -296,12 +299,14 @@ class HttpProtocol(RequestHandler):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
+        self.direct = DirectWriter(cast(asyncio.Transport, transport))
         self._head_timer = self._loop.call_later(HEAD_SECONDS, self._too_slow)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         for timer in (self._head_timer, self._stall_timer):
             if timer is not None:
                 timer.cancel()
+        self.direct.pause()
         if self.sink is not None:
             self.sink.lost()
         super().connection_lost(exc)
@@ -314,6 +319,7 @@ class HttpProtocol(RequestHandler):
 
     def pause_writing(self) -> None:
         super().pause_writing()
+        self.direct.pause()
         if self.sink is not None:
             self.sink.pause()
         self._watch(0)
@@ -330,6 +336,7 @@ class HttpProtocol(RequestHandler):
 
     def resume_writing(self) -> None:
         super().resume_writing()
+        self.direct.resume()
         if self._stall_timer is not None:
             self._stall_timer.cancel()
             self._stall_timer = None

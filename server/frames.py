@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from proto.events import Event, chunk_json
-from proto.websocket import Update, encode, encode_event, frame
+from proto.websocket import Update, encode, encode_event, text_frame
 from server.clock import timestamp
 from server.lane import Framing
 from server.turn import Turn
@@ -24,10 +24,10 @@ class WebSocket(Framing):
 
     def encode(self, turn: Turn, event: Event) -> bytes:
         texts = encode_event(turn.info, event, lambda: turn.text)
-        return b"".join([frame(text.encode(), self._window_bits) for text in texts])
+        return b"".join([text_frame(text, self._window_bits) for text in texts])
 
     def chunk(self, turn: Turn, text: str, number: int, final: bool, timestamp: str, seq: int) -> bytes:
-        return frame(chunk_json(text, number, final, timestamp, turn.id, seq).encode(), self._window_bits)
+        return text_frame(chunk_json(text, number, final, timestamp, turn.id, seq), self._window_bits)
 
 
 class Frames:
@@ -43,5 +43,5 @@ class Frames:
     def update(self, session_id: str, update_type: str, fields: Mapping[str, Any]) -> bytes:
         """The frame of an update, made for the first of the members that are told the same."""
         if self._told[0] is not fields:
-            self._told = (fields, frame(encode(Update(session_id, update_type, timestamp(), fields)).encode()))
+            self._told = (fields, text_frame(encode(Update(session_id, update_type, timestamp(), fields))))
         return self._told[1]

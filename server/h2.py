@@ -35,7 +35,8 @@ from hyperframe.frame import DataFrame, Frame, HeadersFrame, WindowUpdateFrame
 
 from proto.grpc_stream import Codec, Headers
 from proto.h2 import H2, LINGER_SECONDS, MAX_CONCURRENT_STREAMS, MAX_STREAM_ID, Connection, Protocol
-from server.outflow import UNUSED_EVENT, ServerStream
+from server.direct import DirectWriter
+from server.outflow import UNUSED_EVENT, Outflow, ServerStream
 
 if TYPE_CHECKING:
     from grpclib._typing import IServable
@@ -60,20 +61,43 @@ class ServerConnection(Connection):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.stream_close_waiter = UNUSED_EVENT  # which only a client waits for
+        self.direct = DirectWriter(self._transport)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self.direct.pause()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self.direct.resume()
+
+    def lost(self) -> None:
+        super().lost()
+        self.direct.pause()
 
 
 class ServerH2(H2):
-    """Counts what costs."""
+    """Counts what costs, and knows who has taken room out of the windows in advance: before anybody looks at them, or
+    changes them, they are made whole."""
 
     budget = BUDGET_FRAMES
+    holder: Outflow | None = None
+
+    def reclaim(self) -> None:
+        if self.holder is not None:
+            self.holder.give_back()
+            self.holder = None
+
+    def local_flow_control_window(self, stream_id: int) -> int:
+        self.reclaim()
+        return super().local_flow_control_window(stream_id)
 
     def _receive_frame(self, frame: Frame) -> list[H2Event]:
-        if isinstance(frame, WindowUpdateFrame):
-            self.budget -= WINDOW_UPDATE_COST
-        elif not isinstance(frame, (DataFrame, HeadersFrame)) or (
-            isinstance(frame, DataFrame) and not frame.data and "END_STREAM" not in frame.flags
-        ):
-            self.budget -= 1
+        if isinstance(frame, DataFrame):
+            self.budget -= not frame.data and "END_STREAM" not in frame.flags
+        elif not isinstance(frame, HeadersFrame):
+            self.reclaim()
+            self.budget -= WINDOW_UPDATE_COST if isinstance(frame, WindowUpdateFrame) else 1
         if self.budget < 0:
             raise DenialOfServiceError("Too many frames that bring nothing.")
         return super()._receive_frame(frame)

@@ -209,30 +209,26 @@ class Outbox:
     """One pass of the loop: its time, which all that is said in it shares, and the lanes that have something to hand
     over when it ends."""
 
-    __slots__ = ("_lanes", "now")
+    __slots__ = ("lanes", "now")
 
     def __init__(self) -> None:
         self.now = ""  # nobody has asked in this pass
-        self._lanes: list[Lane] = []
+        self.lanes: list[Lane] = []
 
     def time(self) -> str:
         """Now, for the first who asks in this pass."""
-        self._begin()
+        self.begin()
         self.now = timestamp()
         return self.now
 
-    def add(self, lane: "Lane") -> None:
-        if not self._lanes:
-            self._begin()
-        self._lanes.append(lane)
-
-    def _begin(self) -> None:
-        if not self._lanes and not self.now:
+    def begin(self) -> None:
+        """The first who has something to say in this pass sees to its end."""
+        if not self.lanes and not self.now:
             asyncio.get_running_loop().call_soon(self._end)
 
     def _end(self) -> None:
         self.now = ""
-        lanes, self._lanes = self._lanes, []
+        lanes, self.lanes = self.lanes, []
         for lane in lanes:
             lane.flush()
 
@@ -279,7 +275,10 @@ class Lane:
             self._pending = pending = pending + frame
             return len(pending) >= PASS_BYTES
         self._pending = frame
-        self._outbox.add(self)
+        outbox = self._outbox
+        if not outbox.lanes:
+            outbox.begin()
+        outbox.lanes.append(self)
         return False
 
     def flush(self) -> None:

@@ -178,7 +178,9 @@ class Turn:
     def chunk(self, text: str, final: bool = False) -> None:
         """The hot path: once per piece of every answer."""
         now = self._outbox.now or self._outbox.time()
-        self._said += (text, now)
+        said = self._said
+        said.append(text)
+        said.append(now)
         self.last_seq = seq = self.last_seq + 1
         if self.first_chunk_at is None:
             self.first_chunk_at = time.monotonic()
@@ -186,7 +188,8 @@ class Turn:
             self.final = True
         much = False
         for lane in self._lanes:
-            much |= lane.push(lane.framing.chunk(self, text, seq - HEAD_EVENTS, final, now, seq))
+            if lane.push(lane.framing.chunk(self, text, seq - HEAD_EVENTS, final, now, seq)):
+                much = True
         if much:  # only when all lanes have it: to hand something on may make readers come and go
             for lane in self._lanes:
                 lane.flush()

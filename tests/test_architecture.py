@@ -16,9 +16,9 @@ CODECS = ("proto.lines", "proto.ndjson", "proto.sse", "proto.websocket", "proto.
 MESSAGES = ("proto.chat_pb2", "proto.chat_grpc", "proto.pb", "proto.pb_json")
 HTTP2 = ("proto.h2", "proto.grpc_stream")
 CORE = (
-    "server", "server.asking", "server.catalog", "server.chat", "server.checkpoints", "server.clock", "server.fields",
-    "server.ids", "server.kept", "server.lane", "server.listen", "server.logs", "server.openapi", "server.pieces",
-    "server.sessions", "server.settings", "server.stats", "server.turn",
+    "server", "server.asking", "server.catalog", "server.chat", "server.checkpoints", "server.clock", "server.direct",
+    "server.fields", "server.ids", "server.kept", "server.lane", "server.listen", "server.logs", "server.openapi",
+    "server.pieces", "server.sessions", "server.settings", "server.stats", "server.turn",
 )  # fmt: skip
 CONTRACTS = ("server.models", "server.stores")
 HTTP_EDGE = ("server.edge", "server.body", "server.connection", "server.frames")

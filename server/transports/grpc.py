@@ -22,7 +22,7 @@ from h2.exceptions import StreamClosedError
 from proto import pb
 from proto.errors import CODES, ChatError
 from proto.events import Event
-from proto.grpc_web import frame
+from proto.grpc_web import text_frame
 from server.chat import Chat
 from server.conversation import Call, Conversation, TurnReader
 from server.h2 import GrpcServer
@@ -48,7 +48,7 @@ class Grpc(Framing):
         return framed_event(turn, event)
 
     def chunk(self, turn: Turn, text: str, number: int, final: bool, timestamp: str, seq: int) -> bytes:
-        return frame(pb.encode_chunk(turn.session_id, text, number, final, timestamp, turn.id, seq))
+        return text_frame(pb.chunk_text(turn.session_id, text, number, final, timestamp, turn.id, seq))
 
 
 GRPC = Grpc()

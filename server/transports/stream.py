@@ -6,7 +6,7 @@ from proto import ndjson, sse
 from proto.answers import TurnSnapshot
 from proto.events import Event, Heartbeat
 from proto.requests import ChatRequest, after_seq, cursor, invalid
-from server.body import BodyFraming, Chunked, stream_turn
+from server.body import Chunked, ChunkedText, TextFraming, stream_turn
 from server.chat import Chat
 from server.clock import timestamp
 from server.edge import client_name, json_answer, read_chat_request
@@ -14,40 +14,36 @@ from server.transports import IDEMPOTENCY_KEY, Parameter, Route
 from server.turn import Turn
 
 
-class Ndjson(BodyFraming):
+class Ndjson(TextFraming):
     """NDJSON."""
 
     name = "ndjson"
     content_type = ndjson.CONTENT_TYPE
+    line = staticmethod(ndjson.chunk_line)
 
     def encode(self, turn: Turn, event: Event) -> bytes:
         return ndjson.encode(event)
-
-    def chunk(self, turn: Turn, text: str, number: int, final: bool, timestamp: str, seq: int) -> bytes:
-        return ndjson.encode_chunk(text, number, final, timestamp, turn.id, seq)
 
     def heartbeat(self) -> bytes | None:
         return ndjson.encode(Heartbeat(timestamp()))
 
 
-class Sse(BodyFraming):
+class Sse(TextFraming):
     """Server-Sent Events."""
 
     name = "sse"
     content_type = sse.CONTENT_TYPE
+    line = staticmethod(sse.chunk_frame)
     head = sse.RETRY
 
     def encode(self, turn: Turn, event: Event) -> bytes:
         return sse.encode(event)
 
-    def chunk(self, turn: Turn, text: str, number: int, final: bool, timestamp: str, seq: int) -> bytes:
-        return sse.encode_chunk(text, number, final, timestamp, turn.id, seq)
-
     def heartbeat(self) -> bytes | None:
         return sse.KEEP_ALIVE
 
 
-NDJSON, SSE = Chunked(Ndjson()), Chunked(Sse())
+NDJSON, SSE = ChunkedText(Ndjson()), ChunkedText(Sse())
 
 
 def wanted(request: web.Request) -> Chunked | None:

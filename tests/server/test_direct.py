@@ -1,0 +1,112 @@
+"""Writing straight into sockets: nothing is lost, doubled or out of order, whatever the socket takes."""
+
+import asyncio
+import contextlib
+import ssl
+
+from server.direct import DirectWriter
+
+
+class Pausing(asyncio.Protocol):
+    """Tells its writer what the transport tells it, as the protocols of the server do."""
+
+    def __init__(self, made):
+        self.made = made
+
+    def connection_made(self, transport):
+        self.transport, self.writer = transport, DirectWriter(transport)
+        self.paused = 0
+        self.gone = asyncio.get_running_loop().create_future()
+        self.made.set_result(self)
+
+    def pause_writing(self):
+        self.paused += 1
+        self.writer.pause()
+
+    def resume_writing(self):
+        self.writer.resume()
+
+    def connection_lost(self, exc):
+        self.writer.pause()
+        self.gone.set_result(None)
+
+
+async def connected(**options):
+    """Our end of a connection, and the peer's streams."""
+    loop = asyncio.get_running_loop()
+    made = loop.create_future()
+    server = await loop.create_server(lambda: Pausing(made), "127.0.0.1", 0, ssl=options.get("server"))
+    streams = await asyncio.open_connection(*server.sockets[0].getsockname(), ssl=options.get("client"))
+    server.close()
+    return await made, *streams
+
+
+def pieces(count):
+    return [b"%06d " % number * (1 + number % 3000) for number in range(count)]
+
+
+def test_what_the_socket_does_not_take_stays_in_front(run):
+    """The peer makes room before the loop has noticed: what is written then must not overtake what waits."""
+
+    async def scenario():
+        ours, reader, writer = await connected()
+        reader._transport.pause_reading()
+        peer = writer.get_extra_info("socket")._sock
+        sent = pieces(2000)
+        got = bytearray()
+        for number, piece in enumerate(sent):
+            (ours.transport.write if number % 7 == 0 else ours.writer.write)(piece)
+            if ours.transport.get_write_buffer_size():
+                with contextlib.suppress(BlockingIOError):  # it has all that was sent
+                    got += peer.recv(2**16)
+            if number % 100 == 0:
+                await asyncio.sleep(0)
+        assert ours.paused
+        expected = b"".join(sent)
+        reader._transport.resume_reading()
+        got += await reader.readexactly(len(expected) - len(got))
+        assert got == expected
+        writer.close()
+
+    run(scenario())
+
+
+def test_what_fits_into_the_socket_never_reaches_the_transport(run, monkeypatch):
+    async def scenario():
+        ours, reader, writer = await connected()
+        monkeypatch.setattr(type(ours.transport), "write", None)
+        ours.writer.write(b"Hello")
+        monkeypatch.undo()
+        assert await reader.readexactly(5) == b"Hello"
+        writer.close()
+
+    run(scenario())
+
+
+def test_tls_writes_by_its_transport(run, certificate):
+    server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    server.load_cert_chain(*certificate)
+    client = ssl.create_default_context(cafile=certificate[0])
+    client.check_hostname = False
+
+    async def scenario():
+        ours, reader, writer = await connected(server=server, client=client)
+        for piece in pieces(300):
+            ours.writer.write(piece)
+        assert await reader.readexactly(sum(map(len, pieces(300)))) == b"".join(pieces(300))
+        writer.close()
+
+    run(scenario())
+
+
+def test_a_connection_that_breaks_is_lost_once(run, caplog):
+    async def scenario():
+        ours, _, writer = await connected()
+        writer.transport.abort()
+        while not ours.gone.done():
+            ours.writer.write(b"x" * 2**16)
+            await asyncio.sleep(0)
+        ours.writer.write(b"x")
+
+    run(scenario())
+    assert "Traceback" not in caplog.text
