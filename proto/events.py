@@ -156,11 +156,14 @@ def as_json(event: Event | Heartbeat) -> str:
     return tagged(NAMES[type(event)], event)
 
 
-def chunk_json(text: str, number: int, final: bool, timestamp: str, turn_id: str, seq: int) -> str:
-    """A chunk takes one format string: it is made once per chunk and framing, and often without a `Chunk`."""
+def chunk_json(
+    text: str, number: int, final: bool, timestamp: str, turn_id: str, seq: int, after: str = "", before: str = ""
+) -> str:
+    """A chunk takes one format string, with what a codec puts around it: it is made once per chunk and framing, and
+    often without a `Chunk`."""
     return (
-        f'{{"type":"chunk","text":{quote(text)},"chunk_number":{number},"is_final":{"true" if final else "false"},'
-        f'"timestamp":"{timestamp}","turn_id":"{turn_id}","seq":{seq}}}'
+        f'{before}{{"type":"chunk","text":{quote(text)},"chunk_number":{number},"is_final":'
+        f'{"true" if final else "false"},"timestamp":"{timestamp}","turn_id":"{turn_id}","seq":{seq}}}{after}'
     )
 
 

@@ -3,18 +3,15 @@
 import json
 
 from proto.errors import ProtocolError
-from proto.events import Event, Heartbeat, as_json, chunk_json, from_dict
+from proto.events import Event, Heartbeat, as_json, from_dict
 from proto.lines import MAX_LINE_BYTES, LineBuffer
 
 CONTENT_TYPE = "application/x-ndjson"
+END = "\n"  # of an event
 
 
 def encode(event: Event | Heartbeat) -> bytes:
-    return (as_json(event) + "\n").encode()
-
-
-def chunk_line(text: str, number: int, final: bool, timestamp: str, turn_id: str, seq: int) -> str:
-    return f"{chunk_json(text, number, final, timestamp, turn_id, seq)}\n"
+    return (as_json(event) + END).encode()
 
 
 class Decoder:

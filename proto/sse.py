@@ -16,6 +16,7 @@ from proto.lines import MAX_LINE_BYTES, LineBuffer
 from proto.ndjson import decode
 
 CONTENT_TYPE = "text/event-stream"
+END = "\n\n"  # of a frame
 RETRY = b"retry: 1000\n\n"
 KEEP_ALIVE = b": keep-alive\n\n"
 _BOM = b"\xef\xbb\xbf"
@@ -32,12 +33,11 @@ class Frame(NamedTuple):
 
 
 def encode(event: Event) -> bytes:
-    return f"id: {event.turn_id}:{event.seq}\ndata: {as_json(event)}\n\n".encode()
+    return f"id: {event.turn_id}:{event.seq}\ndata: {as_json(event)}{END}".encode()
 
 
-def chunk_frame(text: str, number: int, final: bool, timestamp: str, turn_id: str, seq: int) -> str:
-    data = chunk_json(text, number, final, timestamp, turn_id, seq)
-    return f"id: {turn_id}:{seq}\ndata: {data}\n\n"
+def chunk_frame(text: str, number: int, final: bool, timestamp: str, turn_id: str, seq: int, end: str = END) -> str:
+    return chunk_json(text, number, final, timestamp, turn_id, seq, end, f"id: {turn_id}:{seq}\ndata: ")
 
 
 def event_of(frame: Frame) -> Event | Heartbeat | None:

@@ -6,7 +6,7 @@
 """
 
 import asyncio
-from abc import abstractmethod
+from collections.abc import Callable
 
 from aiohttp import web
 
@@ -39,13 +39,11 @@ class BodyFraming(Framing):
 class TextFraming(BodyFraming):
     """One whose events are text: whoever frames a chunk further does so before it becomes bytes, in half the time."""
 
-    @staticmethod
-    @abstractmethod
-    def line(text: str, number: int, final: bool, timestamp: str, turn_id: str, seq: int) -> str:
-        """A chunk's event as text."""
+    text_of: Callable[[str, int, bool, str, str, int, str], str]  # what a chunk is; the last argument is its end
+    end: str
 
     def chunk(self, turn: Turn, text: str, number: int, final: bool, timestamp: str, seq: int) -> bytes:
-        return self.line(text, number, final, timestamp, turn.id, seq).encode()
+        return self.text_of(text, number, final, timestamp, turn.id, seq, self.end).encode()
 
 
 class Chunked(BodyFraming):
@@ -73,14 +71,15 @@ class ChunkedText(Chunked):
 
     def __init__(self, plain: TextFraming) -> None:
         super().__init__(plain)
-        self._line = plain.line
+        self._text_of = plain.text_of
+        self._end = f"{plain.end}\r\n"
 
     def chunk(self, turn: Turn, text: str, number: int, final: bool, timestamp: str, seq: int) -> bytes:
-        line = self._line(text, number, final, timestamp, turn.id, seq)
-        size = len(line)
-        if size < len(_SIZES) and line.isascii():
-            return f"{_SIZES[size]}{line}\r\n".encode()
-        return chunked(line.encode())
+        data = self._text_of(text, number, final, timestamp, turn.id, seq, self._end)
+        size = len(data) - 2
+        if size < len(_SIZES) and data.isascii():
+            return f"{_SIZES[size]}{data}".encode()
+        return chunked(data[:-2].encode())
 
 
 def chunked(data: bytes) -> bytes:

@@ -229,24 +229,23 @@ class Outbox:
     def _end(self) -> None:
         self.now = ""
         lanes, self.lanes = self.lanes, []
-        for lane in lanes:
-            lane.flush()
+        hand_over(lanes)
 
 
 class Lane:
     """The live readers of one framing of one turn."""
 
     __slots__ = (
-        "_counter",
-        "_only",
         "_outbox",
-        "_pending",
-        "_readers",
         "behind",
+        "counter",
         "first",
         "frames",
         "framing",
         "live",
+        "only",
+        "pending",
+        "readers",
         "recent",
         "turn",
     )
@@ -255,11 +254,11 @@ class Lane:
         self.turn = turn
         self.framing = framing
         self._outbox = outbox
-        self._counter = counter
-        self._pending = b""  # pushed, and not yet handed to the live readers
+        self.counter = counter
+        self.pending = b""  # pushed, and not yet handed to the live readers
         self.live: dict[Follower, Callable[[bytes], object]] = {}
-        self._readers = 0  # how many are live
-        self._only: Callable[[bytes], object] | None = None  # the one who is, where it is one
+        self.readers = 0  # how many are live
+        self.only: Callable[[bytes], object] | None = None  # the one who is, where it is one
         self.behind = 0
         self.frames: list[bytes] = []  # made while somebody was behind; the first is of the event with seq `first`
         self.first = 0
@@ -270,11 +269,11 @@ class Lane:
         too late, because so much has gathered. The hot path: once per piece of every answer and lane."""
         if self.behind:
             self.frames.append(frame)
-        pending = self._pending
+        pending = self.pending
         if pending:
-            self._pending = pending = pending + frame
+            self.pending = pending = pending + frame
             return len(pending) >= PASS_BYTES
-        self._pending = frame
+        self.pending = frame
         outbox = self._outbox
         if not outbox.lanes:
             outbox.begin()
@@ -283,17 +282,9 @@ class Lane:
 
     def flush(self) -> None:
         """Hand the live readers what is pending."""
-        data = self._pending
-        if data:
-            self._pending = b""
-            self.recent = None  # nobody asks for it again: the log has grown
-            self._counter.bytes += len(data) * self._readers
-            try:
-                (self._only or self._to_all)(data)
-            except Exception:  # a bug of one reader is no matter for the others
-                log.exception("a reader failed")
+        hand_over((self,))
 
-    def _to_all(self, data: bytes) -> None:
+    def to_all(self, data: bytes) -> None:
         for write in tuple(self.live.values()):  # a write may pause its reader, which leaves
             try:
                 write(data)
@@ -309,13 +300,13 @@ class Lane:
         self._change()
 
     def _change(self) -> None:
-        self._readers = len(self.live)
-        self._only = next(iter(self.live.values())) if self._readers == 1 else None
+        self.readers = len(self.live)
+        self.only = next(iter(self.live.values())) if self.readers == 1 else None
 
     def write(self, reader: Reader, frames: list[bytes]) -> None:
         """To one reader, what it has missed."""
         data = b"".join(frames)
-        self._counter.bytes += len(data)
+        self.counter.bytes += len(data)
         reader.write(data)
 
     def keep(self) -> None:
@@ -341,6 +332,20 @@ class Lane:
             events = self.turn.events(cursor, most)
             self.recent = asked, _slice(self.framing.encode(self.turn, event) for event in events)
         return self.recent[1]
+
+
+def hand_over(lanes: Iterable[Lane]) -> None:
+    """Hand the live readers what is pending. The hot path, therefore without a call for each lane."""
+    for lane in lanes:
+        data = lane.pending
+        if data:
+            lane.pending = b""
+            lane.recent = None  # nobody asks for it again: the log has grown
+            lane.counter.bytes += len(data) * lane.readers
+            try:
+                (lane.only or lane.to_all)(data)
+            except Exception:  # a bug of one reader is no matter for the others
+                log.exception("a reader failed")
 
 
 def _slice(frames: Iterable[bytes]) -> list[bytes]:
