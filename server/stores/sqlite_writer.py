@@ -26,7 +26,7 @@ from proto.events import Complete, Error, as_json
 from server.stores import Done, Key, Part, SavedSession, SavedTurn
 
 MANY_TURNS = 32  # that run: then the next one to begin is not far
-GATHER_SECONDS = 0.003
+GATHER_SECONDS = 0.008  # a commit costs as much as ten turns in it
 RETRY_SECONDS = 1.0
 PROBE_BYTES = 256 * 1024  # so much room must there be before turns are taken again
 
