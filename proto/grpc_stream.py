@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 MAX_MESSAGE_BYTES = 4 * 2**20  # as gRPC's own libraries
 GZIP_MIN_BYTES = 1024
 GZIP_LEVEL = 6
+LATER_BYTES = 2**12  # so little of a request that is whole may take room in the windows until its call ends
 LARGE_MESSAGE_BYTES = 2**16  # must come within STALL_SECONDS; a smaller one may idle, as a call may
 STALL_SECONDS = 30.0
 PREFIX = struct.Struct(">BI")  # compressed or not, length
@@ -83,21 +84,21 @@ class Inbox:
     """What has come of a call and has not been read yet. The peer is given room for more as it is read. grpclib's own
     takes 3 kB when it is empty, and five times as long to get a message through."""
 
-    __slots__ = ("_acknowledged", "_arrived", "_connection", "_data", "_padding", "_stream_id", "ended")
+    __slots__ = ("_acknowledged", "_arrived", "_connection", "_data", "_owed", "_stream_id", "ended")
 
     def __init__(self, connection: "Connection", stream_id: int) -> None:
         self._connection = connection
         self._stream_id = stream_id
         self._data = bytearray()
         self._acknowledged = 0  # bytes of `_data` that the peer has had room for already
-        self._padding = 0
+        self._owed = 0  # bytes that are not in `_data`, and that the peer still has to be given room for
         self._arrived: asyncio.Future[None] | None = None
         self.ended = False  # nothing more will come
 
     def add(self, data: bytes, size: int) -> None:
         """Data that took so much of the peer's window."""
         self._data += data
-        self._padding += size - len(data)
+        self._owed += size - len(data)
         self._wake()
 
     def eof(self) -> None:
@@ -111,22 +112,25 @@ class Inbox:
             self._arrived = asyncio.get_running_loop().create_future()
             await self._arrived
         size = min(size, len(self._data))
-        self._acknowledge(size)
+        if not self.ended or size > LATER_BYTES:  # else it can wait for the end of the call
+            self._acknowledge(size)
         data = bytes(self._data[:size])
         del self._data[:size]
-        self._acknowledged -= size
+        acknowledged = min(size, self._acknowledged)
+        self._acknowledged -= acknowledged
+        self._owed += size - acknowledged
         return data
 
     def unacked_size(self) -> int:
         """What the peer has no room for yet. The call is over: it is given that by the caller."""
-        size = len(self._data) - self._acknowledged + self._padding
-        self._acknowledged, self._padding = len(self._data), 0
+        size = len(self._data) - self._acknowledged + self._owed
+        self._acknowledged, self._owed = len(self._data), 0
         return size
 
     def _acknowledge(self, size: int) -> None:
-        room = size - self._acknowledged + self._padding
+        room = size - self._acknowledged + self._owed
         if room > 0:
-            self._acknowledged, self._padding = size, 0
+            self._acknowledged, self._owed = size, 0
             self._connection.ack(self._stream_id, room)
 
     def _wake(self) -> None:

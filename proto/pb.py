@@ -10,6 +10,7 @@
 
 import json
 from collections.abc import Mapping
+from functools import cache
 from typing import Any, NamedTuple, TypeVar
 
 from google.protobuf.message import DecodeError, Message
@@ -46,6 +47,7 @@ RENAMED = {"session_duration_seconds": "duration_seconds"}
 
 _WORDS = {message.DESCRIPTOR.full_name: word for word, message in ANSWERS.items()}
 _EVENT_WORDS = {kind: (word, renamed) for word, (kind, renamed) in EVENTS.items()}
+_FLAT = {str, int, float, bool}
 _WHOLE = {"uptime_seconds", "duration_seconds"}  # int32 in the (k) part, fractions elsewhere
 
 
@@ -107,9 +109,8 @@ def encode_event(event: events.Event, session_id: str) -> bytes:
     """An event of a turn of this session as the bytes of a `ChatResponse`."""
     if type(event) is events.Chunk:
         return chunk_text(session_id, *event).encode("latin-1")
-    kind, renamed = EVENTS[type(event)]
-    fields = _fields(event, renamed)
-    return chat_pb2.ChatResponse(**{"type": kind, "session_id": session_id, **fields}).SerializeToString()
+    fields = {"type": EVENTS[type(event)][0], "session_id": session_id, **_fields(event)}
+    return chat_pb2.ChatResponse(**fields).SerializeToString()
 
 
 def from_response(response: chat_pb2.ChatResponse) -> events.Event | Pong | SessionUpdate | None:
@@ -245,13 +246,19 @@ def parse(kind: type[M], data: bytes) -> M:
 # --- field by field ---
 
 
-def _fields(word: Any, renamed: Mapping[str, str] = RENAMED) -> dict[str, Any]:
-    fields = {}
-    for name, value in word._asdict().items():
-        if value is not None:
-            name = renamed.get(name, name)
-            fields[name] = int(value) if name in _WHOLE else _plain(value)
-    return fields
+@cache
+def _names(kind: type[Any]) -> tuple[str, ...]:
+    """What the fields of a word are called in its message."""
+    renamed = EVENTS[kind][1] if kind in EVENTS else RENAMED
+    return tuple([renamed.get(name, name) for name in kind._fields])
+
+
+def _fields(word: Any) -> dict[str, Any]:
+    return {
+        name: int(value) if name in _WHOLE else value if value.__class__ in _FLAT else _plain(value)
+        for name, value in zip(_names(word.__class__), word, strict=True)
+        if value is not None
+    }
 
 
 def _plain(value: Any) -> Any:

@@ -5,7 +5,7 @@ import asyncio
 import hpack
 import pytest
 
-from proto.grpc_stream import Inbox
+from proto.grpc_stream import LATER_BYTES, Inbox
 from proto.h2 import HeaderDecoder
 
 CALL = [(b":method", b"POST"), (b":path", b"/chat.ChatService/StreamChat"), (b"te", b"trailers")]
@@ -67,9 +67,33 @@ def test_a_reader_gives_room_for_what_it_reads_and_for_no_more(run):
         assert inbox.unacked_size() == 6 and inbox.unacked_size() == 0
         assert await inbox.read(6) == b"456789" and peer.window == 13
         inbox.add(b"abc", 3)
+        assert await inbox.read(2) == b"ab" and peer.window == 15
+
+    run(scenario())
+
+
+def test_room_for_the_rest_of_a_small_request_is_given_when_its_call_is_over(run):
+    async def scenario():
+        peer = Peer(0)
+        inbox = Inbox(peer, 1)
+        inbox.add(b"abcdef", 10)
+        assert await inbox.read(1) == b"a" and peer.window == 5
         inbox.eof()
-        assert await inbox.read(5) == b"abc" and peer.window == 16
-        assert await inbox.read(5) == b""
+        assert await inbox.read(2) == b"bc" and await inbox.read(9) == b"def" and await inbox.read(5) == b""
+        assert peer.window == 5 and inbox.unacked_size() == 5 and inbox.unacked_size() == 0
+
+    run(scenario())
+
+
+def test_room_for_the_rest_of_a_large_request_is_given_as_it_is_read(run):
+    async def scenario():
+        peer = Peer(0)
+        inbox = Inbox(peer, 1)
+        inbox.add(bytes(5 + LATER_BYTES + 1), 5 + LATER_BYTES + 1)
+        inbox.eof()
+        await inbox.read(5)
+        await inbox.read(LATER_BYTES + 1)
+        assert peer.window == 5 + LATER_BYTES + 1 and inbox.unacked_size() == 0
 
     run(scenario())
 
