@@ -66,8 +66,8 @@ class Connection(protocol.Connection):
         self.write_ready.set()
 
     @property
-    def h2(self) -> H2Connection:
-        return self._connection
+    def h2(self) -> "H2":
+        return cast("H2", self._connection)
 
     def create_stream(self, *, stream_id: int | None = None, wrapper: Any = None) -> Stream:
         return self.stream_class(self, self._connection, self._transport, stream_id=stream_id, wrapper=wrapper)
@@ -167,10 +167,12 @@ class Events(protocol.EventsProcessor):
 
     def windows_opened(self) -> None:
         h2 = self.connection.h2
+        h2.reclaim()
         for stream in self.in_turn() if not self.closed and h2.outbound_flow_control_window > 0 else ():
             if stream.window_opened():
                 asyncio.get_running_loop().call_soon(self.windows_opened)  # for the others, when that task has gone on
                 break
+            h2.reclaim()
             if h2.outbound_flow_control_window <= 0:
                 break
 
@@ -286,6 +288,9 @@ class H2(H2Connection):
         self.decoder.max_header_list_size = MAX_HEADER_LIST_BYTES
         for coder in (self.encoder, self.decoder):
             cast(Any, coder.header_table).dynamic_entries = _Entries()
+
+    def reclaim(self) -> None:
+        """Have the windows whole again, where a call has taken room out of them in advance."""
 
     @property
     def open_inbound_streams(self) -> int:

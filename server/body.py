@@ -1,6 +1,6 @@
 """A response body that follows a turn: what the HTTP transports that stream have in common.
 
-1. After the head, events are written straight into the socket's transport by the turn itself (`server.lane`), with the
+1. After the head, events are written straight to the socket by the turn itself (`server.lane`), with the
    chunked framing of HTTP/1.1 made once per event. aiohttp writes the head before and the last chunk after.
 2. The request's task only waits. When the peer leaves, aiohttp cancels it; the turn goes on for the grace time.
 """

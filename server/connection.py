@@ -1,7 +1,7 @@
 """A WebSocket connection: it joins sessions, asks, and sees everything that happens in them.
 
-1. aiohttp does the handshake, reads, and closes. What is written goes straight into the socket's transport: replies as
-   they are made, the events of turns as ready-made frames that all members share (`server.lane`).
+1. aiohttp does the handshake, reads, and closes. What is written goes straight to the socket: replies as they are
+   made, the events of turns as ready-made frames that all members share (`server.lane`).
 2. Messages are taken one at a time, and not faster than the peer takes the answers: whoever floods, or does not read,
    is not read either.
 3. What the peer does not read piles up only as far as the turns' logs and `MAX_UNREAD_BYTES`; then, or without progress

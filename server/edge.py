@@ -269,15 +269,15 @@ def client_name(request: web.BaseRequest) -> str:
 
 
 class Sink:
-    """What writes straight into a connection's transport, and so must know when that is full."""
+    """What writes straight to a connection's socket, and so must know when that takes no more."""
 
     __slots__ = ()
 
     def pause(self) -> None:
-        """The transport's buffer is full."""
+        """The socket takes no more for now."""
 
     def resume(self) -> None:
-        """It has drained."""
+        """It has taken everything."""
 
     def lost(self) -> None:
         """The connection is gone."""
@@ -306,7 +306,7 @@ class HttpProtocol(RequestHandler):
         for timer in (self._head_timer, self._stall_timer):
             if timer is not None:
                 timer.cancel()
-        self.direct.pause()
+        self.direct.lost()
         if self.sink is not None:
             self.sink.lost()
         super().connection_lost(exc)
@@ -345,7 +345,7 @@ class HttpProtocol(RequestHandler):
             self._loop.call_soon(self._resume_sink)
 
     def _resume_sink(self) -> None:
-        if self.sink is not None and not self.writing_paused:
+        if self.sink is not None and self.transport is not None and not self.writing_paused:
             self.sink.resume()
 
     def handle_error(

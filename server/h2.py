@@ -73,12 +73,11 @@ class ServerConnection(Connection):
 
     def lost(self) -> None:
         super().lost()
-        self.direct.pause()
+        self.direct.lost()
 
 
 class ServerH2(H2):
-    """Counts what costs, and knows who has taken room out of the windows in advance: before anybody looks at them, or
-    changes them, they are made whole."""
+    """Counts what costs, and knows who has taken room out of the windows in advance."""
 
     budget = BUDGET_FRAMES
     holder: Outflow | None = None
@@ -93,11 +92,12 @@ class ServerH2(H2):
         return super().local_flow_control_window(stream_id)
 
     def _receive_frame(self, frame: Frame) -> list[H2Event]:
-        if isinstance(frame, DataFrame):
-            self.budget -= not frame.data and "END_STREAM" not in frame.flags
-        elif not isinstance(frame, HeadersFrame):
-            self.reclaim()
-            self.budget -= WINDOW_UPDATE_COST if isinstance(frame, WindowUpdateFrame) else 1
+        if isinstance(frame, WindowUpdateFrame):
+            self.budget -= WINDOW_UPDATE_COST
+        elif not isinstance(frame, (DataFrame, HeadersFrame)) or (
+            isinstance(frame, DataFrame) and not frame.data and "END_STREAM" not in frame.flags
+        ):
+            self.budget -= 1
         if self.budget < 0:
             raise DenialOfServiceError("Too many frames that bring nothing.")
         return super()._receive_frame(frame)

@@ -3,11 +3,11 @@
 1. A reader owns a place in the log (its cursor), never a queue: history, live, late joiner, resume and slow reader are
    one mechanism, and memory is bounded by the log, however many follow.
 2. Pushing is a plain call: no task, no wake-up, no await. An event is encoded once per lane, at once. What one pass of
-   the loop has pushed is handed to each live reader's `write` (a socket transport's own, where possible) at the end
-   of the pass, several events in one. That order, first all the thinking, then all the sending, is worth a sixth of a
-   chunk's cost: `send` leaves the processor's caches full of other things. Before a reader comes or goes its lane is
-   flushed, so that what is pending always belongs to the readers that are live. A reader that pauses while it is
-   handed something takes it all the same. A pass that has gathered `PASS_BYTES` hands it over before it ends.
+   the loop has pushed is handed to each live reader's `write` (which goes straight to the socket, where possible) at
+   the end of the pass, several events in one. That order, first all the thinking, then all the sending, is worth a
+   sixth of a chunk's cost: `send` leaves the processor's caches full of other things. Before a reader comes or goes
+   its lane is flushed, so that what is pending always belongs to the readers that are live. A reader that pauses while
+   it is handed something takes it all the same. A pass that has gathered `PASS_BYTES` hands it over before it ends.
 3. The producer never waits. A reader whose transport is full pauses: it leaves the lane with its cursor. When the
    transport drains it resumes: what it missed is written in few large writes, then it is live again. The lane keeps
    the frames that it has made for as long as somebody is behind, so nothing is encoded twice.

@@ -83,7 +83,7 @@ class Outflow:
         self._headers = headers
         self._send: Callable[[bytes], object] = self._send_first if headers else stream.write
         self._pending = bytearray()
-        self._room: float = 0  # taken out of both windows in advance
+        self._room: float = 0  # taken out of both windows in advance; none while paused, endless when closed
         self._paused = not stream.connection.write_ready.is_set()
         self._drained: asyncio.Future[None] | None = None
         self.readers: dict[Paused, None] = {}
@@ -112,12 +112,12 @@ class Outflow:
         most = min(stream.outbound_flow_control_window, h2.outbound_flow_control_window, h2.max_outbound_frame_size)
         if size > most:
             return False
+        taken = size
         if h2.holder is None:
-            h2.holder = self
-            size = max(size, min(most, h2.outbound_flow_control_window // 2))  # never all: the others look at it
-        stream.outbound_flow_control_window -= size
-        h2.outbound_flow_control_window -= size
-        self._room = size
+            h2.holder, taken = self, most
+        stream.outbound_flow_control_window -= taken
+        h2.outbound_flow_control_window -= taken
+        self._room = taken
         return True
 
     def give_back(self) -> None:
@@ -197,9 +197,11 @@ class Outflow:
                     self.drop()
 
     def drop(self) -> None:
-        """The peer takes too little: end this call; where it reads nothing at all, its connection."""
+        """The peer takes too little: end this call; the connection, where the windows would let more through."""
         stream = self._stream
-        if not stream.connection.write_ready.is_set():
+        self._h2.reclaim()
+        window = min(self._h2_stream.outbound_flow_control_window, self._h2.outbound_flow_control_window)
+        if window > 0 and not stream.connection.write_ready.is_set():
             stream._transport.abort()
         elif stream.closable:
             stream.reset_nowait(ErrorCodes.ENHANCE_YOUR_CALM)  # which gRPC defines as: out of bandwidth

@@ -1,8 +1,9 @@
 """The one thread that writes to the database.
 
 1. Whatever was asked while the last transaction ran goes into the next one together (group commit): under load many
-   turns share one fsync, and where many run it waits for a moment for more of them: an fsync costs more of the
-   processor than all the rest of a turn's begin. Their callbacks are run by one call into the event loop.
+   turns share one fsync, and where many run, and one commit follows another, it waits for a moment for more of them:
+   an fsync costs more of the processor than all the rest of a turn's begin. Their callbacks are run by one call into
+   the event loop.
 2. Order is kept, always: a later write may hold a session's newer figures. What must not get lost (the parts and ends
    of turns) is therefore kept, in order, in front of everything newer, until it can be written.
 3. While the disk refuses, everything else is refused at once, and a write is tried every second, with or without
@@ -191,6 +192,7 @@ class Writer:
         self.owed: tuple[Checkpoint | End, ...] = ()
         self.trouble: str | None = None  # why nothing can be written at the moment
         self._running = 0  # turns that have begun and not ended
+        self._committed_at = 0.0
         self._thread.start()
 
     def stop(self) -> None:
@@ -207,6 +209,7 @@ class Writer:
             writes = self._next()
             told: Told = []
             count, error = self._write(writes, told)
+            self._committed_at = time.monotonic()
             self._judge(error)
             self.owed = self._refuse(writes[count:], told)  # at once: a reader sees the old ones until then
             self._call_back(told)
@@ -219,7 +222,7 @@ class Writer:
         """What has been asked; in trouble, after a while, what is owed and a probe."""
         if self.trouble is None:
             writes = [self._queue.get()]
-            if self._running >= MANY_TURNS:
+            if self._running >= MANY_TURNS and time.monotonic() < self._committed_at + GATHER_SECONDS:
                 time.sleep(GATHER_SECONDS)
             with suppress(Empty):
                 while True:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from proto.requests import ChatRequest
 from server.listen import PREFACE
 
 
@@ -46,5 +47,52 @@ def test_a_peer_that_goes_just_when_there_is_room_again(run: Any, serving: Any, 
                     await asyncio.sleep(0)
                 await asyncio.sleep(0.01)
         assert "Exception in callback" not in caplog.text
+
+    run(test())
+
+
+def test_a_peer_that_says_no_more_but_reads_on(run: Any, serving: Any, caplog: Any) -> None:
+    """aiohttp then closes the connection, when that has taken what waits: in the middle of asyncio's write."""
+
+    async def test() -> None:
+        loop = asyncio.get_running_loop()
+        async with serving() as app:
+            turn = await app.chat.send(ChatRequest("Hi", None, "demo?chunks=30000&rate=0"), "rest", "me")
+            await turn.ended()
+            host, port = app.http_url.removeprefix("http://").split(":")
+            request = f"GET /turns/{turn.id} HTTP/1.1\r\nHost: localhost\r\nAccept: application/x-ndjson\r\n\r\n"
+            with socket.create_connection((host, int(port))) as peer:
+                peer.setblocking(False)
+                await loop.sock_sendall(peer, request.encode())
+                while not any(protocol.writing_paused for protocol in app._runner.server.connections):
+                    await asyncio.sleep(0.005)
+                peer.shutdown(socket.SHUT_WR)
+                while await loop.sock_recv(peer, 2**16):
+                    pass
+            await asyncio.sleep(0.01)
+        assert "Traceback" not in caplog.text
+
+    run(test())
+
+
+@pytest.mark.parametrize("kind", ["http", "grpc"])
+def test_a_peer_that_has_caught_up_is_written_to_at_once_again(run: Any, serving: Any, kind: str) -> None:
+    async def test() -> None:
+        loop = asyncio.get_running_loop()
+        async with serving() as app:
+            host, port = app.http_url.removeprefix("http://").split(":")
+            with socket.create_connection((host, int(port))) as peer:
+                peer.setblocking(False)
+                await loop.sock_sendall(peer, b"GET /health HTTP/1.1\r\n" if kind == "http" else PREFACE)
+                server = app._runner.server if kind == "http" else app._grpc._server
+                while not server.connections:
+                    await asyncio.sleep(0.005)
+                (protocol,) = server.connections
+                direct = protocol.direct if kind == "http" else protocol.connection.direct
+                assert direct.at_once
+                direct.write(bytes(2**23))
+                assert not direct.at_once
+                while not direct.at_once:
+                    await loop.sock_recv(peer, 2**20)
 
     run(test())

@@ -249,6 +249,36 @@ def test_a_call_gets_the_whole_window_of_the_connection_though_another_may_need_
     run(scenario())
 
 
+def test_a_turn_uses_the_window_to_the_last_byte_however_often_it_takes_some_of_it(serving, peer, run):
+    async def scenario():
+        async with serving() as app, peer(app, {WINDOW: 2**31 - 1}) as one:
+            stream = one.call("StreamChat", SLOW)
+            await one.until(lambda frame: isinstance(frame, DataFrame))
+            turn = running(app)
+            for _ in range(50):
+                turn.chunk("x" * 1500)
+                await asyncio.sleep(0)
+            await one.until(lambda frame: one.data_bytes == 2**16 - 1)
+            one.send(WindowUpdateFrame(0, window_increment=2**16))
+            await one.until(lambda frame: one.data(stream) == b"".join(encoded(turn)))
+
+    run(scenario())
+
+
+def test_an_answer_gets_the_room_that_a_turn_may_need_later(serving, peer, run):
+    async def scenario():
+        async with serving() as app, peer(app, {WINDOW: 60_000}) as one:
+            long = await app.chat.send(ChatRequest("Hi", "s", "demo?chunks=2000&rate=0"), "rest", "me")
+            await long.ended()
+            one.call("FollowTurn", chat_pb2.FollowTurnRequest(turn_id=long.id).SerializeToString())
+            await one.until(lambda frame: one.data_bytes == 60_000)
+            one.call("StreamChat", SLOW)  # takes the rest of the connection's window
+            await one.until(lambda frame: one.data_bytes > 60_000)
+            await one.well()
+
+    run(scenario())
+
+
 def test_a_window_that_shrinks_is_kept_to(serving, peer, run):
     async def scenario():
         async with serving() as app, peer(app) as one:

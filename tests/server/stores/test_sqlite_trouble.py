@@ -224,10 +224,11 @@ def test_the_loop_goes_on_while_the_writer_waits(path: Path, tell: Any, with_sto
     with_store(SqliteStore(path), test)
 
 
-@pytest.mark.parametrize("running", [1, 2, 3])
-def test_where_many_turns_run_the_next_ones_begin_together(
-    path: Path, tell: Any, with_store: Any, monkeypatch: Any, running: int
+@pytest.mark.parametrize(("running", "lately", "together"), [(1, 0, False), (2, 0, True), (3, 0, True), (3, 9, False)])
+def test_where_many_turns_run_and_begin_the_next_ones_begin_together(
+    path: Path, tell: Any, with_store: Any, monkeypatch: Any, running: int, lately: float, together: bool
 ) -> None:
+    """`lately`: how many seconds ago the last commit was."""
     monkeypatch.setattr(sqlite_writer, "MANY_TURNS", 2)
     monkeypatch.setattr(sqlite_writer, "GATHER_SECONDS", 0.2)
 
@@ -238,6 +239,7 @@ def test_where_many_turns_run_the_next_ones_begin_together(
         for number in range(3 - running):
             await tell.end(store, tell.session(), tell.part(1, 1, f"t{number}"), tell.complete(1))
         commits: list[int] = []
+        writer._committed_at -= lately
         transact = writer._transact
         writer._transact = lambda writes: commits.append(len(writes)) or transact(writes)  # type: ignore[func-returns-value]
         begun = []
@@ -246,7 +248,7 @@ def test_where_many_turns_run_the_next_ones_begin_together(
             await asyncio.sleep(0)
             await until(lambda: bool(writer._queue.empty()))  # the writer has it
         await asyncio.gather(*begun)
-        assert commits == ([2] if running >= 2 else [1, 1])
+        assert commits == ([2] if together else [1, 1])
 
     with_store(SqliteStore(path), test)
 
