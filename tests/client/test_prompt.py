@@ -65,6 +65,7 @@ def test_completion(start_server: Callable[..., Any], terminal: Callable[..., Te
     screen.wait_bar("/ping", "how long there and back takes", "/protocol [NAME]")
     screen.keys("ro", TAB, " gr", TAB, ENTER, ENTER)
     screen.wait("Going on over grpc")
+    screen.wait_bar("grpc · demo?rate=0 · connected")
     screen.keys("/switch one", TAB)
     screen.wait_bar("/switch one-session")
     screen.keys(ENTER, ENTER)
@@ -82,7 +83,7 @@ def test_switching_protocols_in_mid_answer(start_server: Callable[..., Any], ter
     for name in ("ndjson", "websocket", "grpc", "sse"):
         screen.wait("its number, and")
         screen.keys(f"/protocol {name}", ENTER)
-        screen.wait(f"Going on over {name}")
+        screen.wait_anywhere(f"Going on over {name}")  # above the line that is being said
     screen.wait("─ complete ─", "400 chunks", "resumed 4 times")
     shown = screen.text[screen.text.index("You › a long answer\n") : screen.text.index("╭─")]
     answer = [line for line in shown.split("\n")[1:] if not line.startswith(("You ›", "Going on"))]
