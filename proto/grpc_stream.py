@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 MAX_MESSAGE_BYTES = 4 * 2**20  # as gRPC's own libraries
 GZIP_MIN_BYTES = 1024
 GZIP_LEVEL = 6
-LATER_BYTES = 2**12  # so little of a request that is whole may take room in the windows until its call ends
+LATER_BYTES = 2**12  # of what a peer has said to the end: so few may take room in the windows until the call is over
 LARGE_MESSAGE_BYTES = 2**16  # must come within STALL_SECONDS; a smaller one may idle, as a call may
 STALL_SECONDS = 30.0
 PREFIX = struct.Struct(">BI")  # compressed or not, length
@@ -112,7 +112,7 @@ class Inbox:
             self._arrived = asyncio.get_running_loop().create_future()
             await self._arrived
         size = min(size, len(self._data))
-        if not self.ended or size > LATER_BYTES:  # else it can wait for the end of the call
+        if not self.ended or size + self._owed > LATER_BYTES:  # else it can wait for the end of the call
             self._acknowledge(size)
         data = bytes(self._data[:size])
         del self._data[:size]

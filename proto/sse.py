@@ -36,7 +36,7 @@ def encode(event: Event) -> bytes:
     return f"id: {event.turn_id}:{event.seq}\ndata: {as_json(event)}{END}".encode()
 
 
-def chunk_frame(text: str, number: int, final: bool, timestamp: str, turn_id: str, seq: int, end: str = END) -> str:
+def chunk_frame(text: str, number: int, final: bool, timestamp: str, turn_id: str, seq: int, end: str) -> str:
     return chunk_json(text, number, final, timestamp, turn_id, seq, end, f"id: {turn_id}:{seq}\ndata: ")
 
 

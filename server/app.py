@@ -1,13 +1,14 @@
 """The composition root: from settings to a running server, and back down again in order."""
 
 import asyncio
+import contextlib
 import os
 import socket
 import ssl
 from collections.abc import Mapping, Sequence
 from ipaddress import ip_address
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from aiohttp import web
 
@@ -35,6 +36,7 @@ from server.transports.stream import SSE
 
 DRAIN_SECONDS = 10.0
 LAST_WORDS_SECONDS = 2.0  # for answers under way once every turn has ended
+CLOSE_SECONDS = 0.1  # for what has to be cancelled after that
 
 
 class Sockets(NamedTuple):
@@ -91,7 +93,7 @@ class App:
             sockets.close()
             raise
         self._runner = web.AppRunner(
-            self._application(), access_log=None, handler_cancellation=True, shutdown_timeout=LAST_WORDS_SECONDS
+            self._application(), access_log=None, handler_cancellation=True, shutdown_timeout=CLOSE_SECONDS
         )
         await self._runner.setup()
         self._listeners = [Listener(sockets.http, self._http_protocol, self._grpc.protocol, tls)]
@@ -120,15 +122,24 @@ class App:
         self._stopping = True
         self._grpc.drain()
         await self.chat.drain(drain_seconds)
-        for listener in self._listeners:
-            listener.stop()
+        await asyncio.gather(*(listener.stop() for listener in self._listeners))
         await asyncio.gather(self._grpc.stop(LAST_WORDS_SECONDS), self._stop_http())
         await self.chat.close()
 
     async def _stop_http(self) -> None:
-        await self._websockets.shut()  # first: from `cleanup` on aiohttp reads nothing, no goodbye either
+        """From `cleanup` on aiohttp reads nothing: no goodbye of a WebSocket, and not the rest of a request that has
+        begun. So these come first."""
+        await self._websockets.shut()
         if self._runner is not None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LAST_WORDS_SECONDS):
+                    while not all(connection.idle for connection in self._http_connections()):  # noqa: ASYNC110
+                        await asyncio.sleep(0.01)
             await self._runner.cleanup()
+
+    def _http_connections(self) -> list[HttpProtocol]:
+        assert self._runner is not None and self._runner.server is not None
+        return cast(list[HttpProtocol], self._runner.server.connections)
 
     def _http_protocol(self) -> asyncio.Protocol:
         assert self._runner is not None and self._runner.server is not None
@@ -144,7 +155,7 @@ class App:
         )
 
     def _application(self) -> web.Application:
-        application = web.Application(middlewares=[middleware(self.access)])
+        application = web.Application(middlewares=[middleware(self.access, lambda: self._stopping)])
         everything: list[Route] = []
         everything += stream.routes(self.chat)
         everything += websocket.routes(self._websockets)

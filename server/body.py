@@ -1,7 +1,7 @@
 """A response body that follows a turn: what the HTTP transports that stream have in common.
 
-1. After the head, events are written straight to the socket by the turn itself (`server.lane`), with the
-   chunked framing of HTTP/1.1 made once per event. aiohttp writes the head before and the last chunk after.
+1. After the head, events are written straight to the socket by the turn itself (`server.lane`), with the chunked
+   framing of HTTP/1.1 made once per event. aiohttp writes the head before and the last chunk after.
 2. The request's task only waits. When the peer leaves, aiohttp cancels it; the turn goes on for the grace time.
 """
 
@@ -37,7 +37,8 @@ class BodyFraming(Framing):
 
 
 class TextFraming(BodyFraming):
-    """One whose events are text: whoever frames a chunk further does so before it becomes bytes, in half the time."""
+    """One whose events are text: whoever frames a chunk further does so before it becomes bytes, in four fifths of the
+    time."""
 
     text_of: Callable[[str, int, bool, str, str, int, str], str]  # what a chunk is; the last argument is its end
     end: str

@@ -1,7 +1,7 @@
 """Writing to a connection's socket without asyncio's detour.
 
 asyncio's own transport tries to send at once, too, but looks at half a dozen of its fields before: with a chunk to each
-of a thousand sockets that is a twelfth of the time. So what can be sent is sent here, and the transport gets the rest
+of a thousand sockets that is a fifteenth of the time. So what can be sent is sent here, and the transport gets the rest
 and whatever went wrong: it waits for the socket, and closes the connection.
 """
 

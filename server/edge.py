@@ -153,8 +153,9 @@ def problem(error: ChatError, request: web.BaseRequest) -> web.Response:
     return web.Response(body=dumps(word).encode("utf-8", "replace"), status=error.http, headers=headers)
 
 
-def middleware(access: Access) -> Any:
-    """The one middleware: Host, Origin, errors, request id."""
+def middleware(access: Access, leaving: Callable[[], bool]) -> Any:
+    """The one middleware: Host, Origin, errors, request id. Who asks a server that is leaving is told not to ask again
+    on this connection."""
 
     @web.middleware
     async def edge(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -186,6 +187,8 @@ def middleware(access: Access) -> Any:
             response = problem(ChatError("internal", "The server failed; its log says more."), request)
         if not response.prepared:
             response.headers.update(answer_headers(request))
+            if leaving():
+                response.force_close()
         return response
 
     return edge
@@ -301,6 +304,11 @@ class HttpProtocol(RequestHandler):
         super().connection_made(transport)
         self.direct = DirectWriter(cast(asyncio.Transport, transport))
         self._head_timer = self._loop.call_later(HEAD_SECONDS, self._too_slow)
+
+    @property
+    def idle(self) -> bool:
+        """Whether it waits for a request."""
+        return self._waiter is not None and not self._waiter.done()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         for timer in (self._head_timer, self._stall_timer):

@@ -5,18 +5,21 @@
 2. In clear text an HTTP/2 client starts with a preface of 24 bytes (RFC 9113 section 3.4, prior knowledge) that no
    HTTP/1.1 request starts with. The first byte that differs decides.
 3. A connection that says nothing is closed after `FIRST_BYTES_SECONDS`. Until it has said something it belongs to
-   nobody, so it is kept track of here, and aborted when listening stops.
+   nobody, so it is kept track of here. When listening stops, who has just connected is about to ask, and cannot know
+   that it may safely ask elsewhere: it is heard first. The others are dropped.
 """
 
 import asyncio
 import contextlib
 import socket
 import ssl
+import weakref
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, cast
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 FIRST_BYTES_SECONDS = 10.0
+HELLO_SECONDS = 1.0  # in which who has just connected says what it came for
 TLS_HANDSHAKE_SECONDS = 10.0
 TLS_SHUTDOWN_SECONDS = 2.0
 BACKLOG_CONNECTIONS = 1024
@@ -76,14 +79,16 @@ class Listener:
         grpc: Factory,
         tls: ssl.SSLContext | None = None,
         first_bytes_seconds: float = FIRST_BYTES_SECONDS,
+        hello_seconds: float = HELLO_SECONDS,
     ) -> None:
         self._sockets = sockets
         self._http = http
         self._grpc = grpc
         self._tls = tls
         self._first_bytes_seconds = first_bytes_seconds
+        self._hello_seconds = hello_seconds
         self._servers: list[asyncio.Server] = []
-        self._undecided: set[asyncio.Transport] = set()
+        self._undecided: weakref.WeakSet[_FirstBytes] = weakref.WeakSet()  # a failed TLS handshake tells nobody
 
     @property
     def addresses(self) -> list[Address]:
@@ -102,15 +107,27 @@ class Listener:
             )
             self._servers.append(server)
 
-    def stop(self) -> None:
-        """Accept no more, and drop those who have said nothing yet. The others belong to their protocols.
+    async def stop(self) -> None:
+        """Accept no more, and drop those who have said nothing yet, unless they have just come. The others belong to
+        their protocols.
 
         There is no `wait_closed()`: from Python 3.12 on it waits for connections that are not ours to close.
         """
-        for server in self._servers:
+        loop = asyncio.get_running_loop()
+        servers, self._servers = self._servers, []
+        if not servers:
+            return
+        with contextlib.suppress(NotImplementedError):  # on Windows
+            for bound in self._sockets:
+                loop.remove_reader(bound)
+        await asyncio.sleep(0)  # a closed server would lose those that asyncio has accepted and not yet told us of
+        for server in servers:
             server.close()
-        for transport in list(self._undecided):
-            transport.abort()
+        since = loop.time() - self._hello_seconds
+        if fresh := [waiting.decided for waiting in self._undecided if waiting.since > since]:
+            await asyncio.wait(fresh, timeout=self._hello_seconds)
+        for silent in tuple(self._undecided):
+            silent.drop()
 
     def _protocol(self) -> asyncio.Protocol:
         return _FirstBytes(self._http, self._grpc, self._undecided, self._first_bytes_seconds)
@@ -128,14 +145,23 @@ class _FirstBytes(asyncio.Protocol):
     """Looks at the first bytes of a connection, then hands it and them to HTTP or gRPC."""
 
     def __init__(
-        self, http: Factory | None, grpc: Factory, undecided: set[asyncio.Transport], first_bytes_seconds: float
+        self,
+        http: Factory | None,
+        grpc: Factory,
+        undecided: "weakref.WeakSet[_FirstBytes]",
+        first_bytes_seconds: float,
     ) -> None:
+        loop = asyncio.get_running_loop()
+        self.since = loop.time()
+        self.decided: asyncio.Future[None] = loop.create_future()
         self._http = http
         self._grpc = grpc
         self._undecided = undecided
         self._seconds = first_bytes_seconds
         self._head = b""
+        self._transport: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
+        undecided.add(self)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
@@ -144,8 +170,7 @@ class _FirstBytes(asyncio.Protocol):
         if self._http is None or (tls is not None and tls.selected_alpn_protocol() == "h2"):
             self._hand_over(self._grpc)  # which speaks first, and has a time limit of its own
             return
-        self._undecided.add(self._transport)
-        self._timer = asyncio.get_running_loop().call_later(self._seconds, self._transport.abort)
+        self._timer = asyncio.get_running_loop().call_later(self._seconds, self.drop)
 
     def data_received(self, data: bytes) -> None:
         self._head += data
@@ -158,14 +183,20 @@ class _FirstBytes(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._decided()
 
+    def drop(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
+
     def _decided(self) -> None:
-        self._undecided.discard(self._transport)
+        self.decided.set_result(None)
+        self._undecided.discard(self)
         if self._timer is not None:
             self._timer.cancel()
 
     def _hand_over(self, factory: Factory) -> None:
         self._decided()
         protocol = factory()
+        assert self._transport is not None
         self._transport.set_protocol(protocol)
         protocol.connection_made(self._transport)
         if self._head:

@@ -13,7 +13,7 @@
 import asyncio
 import math
 from collections.abc import Callable
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol
 
 from grpclib.const import Status
 from grpclib.exceptions import GRPCError
@@ -22,7 +22,9 @@ from h2.errors import ErrorCodes
 from h2.stream import StreamInputs
 
 from proto.grpc_stream import GZIP_MIN_BYTES, PREFIX, STALL_SECONDS, Headers, Stream
-from server.direct import DirectWriter
+
+if TYPE_CHECKING:
+    from server.h2 import ServerConnection
 
 MAX_PENDING_BYTES = 8 * 2**20
 
@@ -83,7 +85,7 @@ class Outflow:
         self._headers = headers
         self._send: Callable[[bytes], object] = self._send_first if headers else stream.write
         self._pending = bytearray()
-        self._room: float = 0  # taken out of both windows in advance; none while paused, endless when closed
+        self._room: float = 0  # taken out of both windows in advance; none while anything waits, endless when closed
         self._paused = not stream.connection.write_ready.is_set()
         self._drained: asyncio.Future[None] | None = None
         self.readers: dict[Paused, None] = {}
@@ -103,7 +105,7 @@ class Outflow:
 
     def _make_room(self, size: int) -> bool:
         """Take room for a message out of the windows; for many at once, if nobody else of the connection has done so:
-        to look at h2 for each would take a tenth of a chunk's time."""
+        to look at h2 for each would take a twentieth of a chunk's time."""
         h2, stream = self._h2, self._h2_stream
         if self._paused:
             return False
@@ -157,7 +159,6 @@ class Outflow:
     def pause(self) -> None:
         """The peer takes no more for now."""
         self._paused = True
-        self._h2.reclaim()
         for reader in tuple(self.readers):
             reader.pause()
 
@@ -232,6 +233,7 @@ class ServerStream(Stream):
     """A call at the server. It waits for no headers and no trailers: grpclib has an event for each, of 800 bytes, in
     every call however long it lasts."""
 
+    connection: "ServerConnection"
     outflow: Outflow | None = None
     deadline: asyncio.TimerHandle | None = None
 
@@ -241,8 +243,7 @@ class ServerStream(Stream):
 
     @property
     def write(self) -> Callable[[bytes], object]:
-        direct: DirectWriter = cast(Any, self.connection).direct
-        return direct.write
+        return self.connection.direct.write
 
     def window_opened(self) -> bool:
         if self.outflow is not None:

@@ -29,6 +29,8 @@ ROOT = Path(__file__).parent.parent
 WAIT_SECONDS = 30
 # Where grpcio has run in this process, its threads wake in a child between fork and exec, and may take the child down.
 os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
+# Servers and clients start as with a user: compiled by the first that starts, not by each.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
 class Process:

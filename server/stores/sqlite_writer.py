@@ -1,8 +1,8 @@
 """The one thread that writes to the database.
 
 1. Whatever was asked while the last transaction ran goes into the next one together (group commit): under load many
-   turns share one fsync, and where many run, and one commit follows another, it waits for a moment for more of them:
-   an fsync costs more of the processor than all the rest of a turn's begin. Their callbacks are run by one call into
+   turns share one commit, and where many run, and one commit follows another, it waits for a moment for more of them:
+   a commit costs more of the processor than all the rest of a turn's begin. Their callbacks are run by one call into
    the event loop.
 2. Order is kept, always: a later write may hold a session's newer figures. What must not get lost (the parts and ends
    of turns) is therefore kept, in order, in front of everything newer, until it can be written.

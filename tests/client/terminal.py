@@ -36,6 +36,7 @@ class Terminal:
             dimensions=(LINES, COLUMNS),
             encoding="utf-8",
         )
+        self._child.delaybeforesend = None  # nobody types as fast, but the terminal takes it
         self._screen.write_process_input = self._child.send  # it is asked where its cursor is
         self._above: list[str] = []  # has scrolled away
         self.raw = ""

@@ -85,6 +85,20 @@ def test_room_for_the_rest_of_a_small_request_is_given_when_its_call_is_over(run
     run(scenario())
 
 
+def test_room_for_many_small_messages_is_given_before_the_call_is_over(run):
+    async def scenario():
+        peer = Peer(0)
+        inbox = Inbox(peer, 1)
+        inbox.add(bytes(10 * LATER_BYTES), 10 * LATER_BYTES)
+        inbox.eof()
+        for _ in range(1000):
+            await inbox.read(40)
+        assert 40_000 - LATER_BYTES <= peer.window <= 40_000
+        assert peer.window + inbox.unacked_size() == 10 * LATER_BYTES
+
+    run(scenario())
+
+
 def test_room_for_the_rest_of_a_large_request_is_given_as_it_is_read(run):
     async def scenario():
         peer = Peer(0)

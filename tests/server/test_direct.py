@@ -27,7 +27,7 @@ class Pausing(asyncio.Protocol):
         self.writer.resume()
 
     def connection_lost(self, exc):
-        self.writer.pause()
+        self.writer.lost()
         self.gone.set_result(None)
 
 
@@ -66,6 +66,23 @@ def test_what_the_socket_does_not_take_stays_in_front(run):
         reader._transport.resume_reading()
         got += await reader.readexactly(len(expected) - len(got))
         assert got == expected
+        writer.close()
+
+    run(scenario())
+
+
+def test_what_a_full_socket_refuses_waits_in_the_transport(run):
+    async def scenario():
+        ours, reader, writer = await connected()
+        reader._transport.pause_reading()
+        sent = 0
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                sent += ours.transport.get_extra_info("socket")._sock.send(bytes(2**16))
+        ours.writer.write(b"last")
+        assert ours.transport.get_write_buffer_size() == 4 and ours.paused == 1
+        reader._transport.resume_reading()
+        assert (await reader.readexactly(sent + 4)).endswith(b"\0last")
         writer.close()
 
     run(scenario())

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import socket
 import struct
+from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,39 +14,44 @@ from proto.requests import ChatRequest
 from server.listen import PREFACE
 
 
+@contextlib.asynccontextmanager
+async def silent(app: Any, kind: str) -> AsyncIterator[tuple[socket.socket, Any]]:
+    """A peer that has said enough to be known as one of this kind, and the server's end of its connection."""
+    host, port = app.http_url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port))) as peer:
+        peer.setblocking(False)
+        await asyncio.get_running_loop().sock_sendall(peer, b"GET /health HTTP/1.1\r\n" if kind == "http" else PREFACE)
+        server = app._runner.server if kind == "http" else app._grpc._server
+        while not server.connections:
+            await asyncio.sleep(0.005)
+        (protocol,) = server.connections
+        yield peer, protocol
+
+
 @pytest.mark.parametrize("kind", ["http", "grpc"])
 def test_a_peer_that_goes_just_when_there_is_room_again(run: Any, serving: Any, caplog: Any, kind: str) -> None:
     """asyncio would lose the connection twice, and say so with a traceback."""
 
     async def test() -> None:
-        loop = asyncio.get_running_loop()
-        async with serving() as app:
-            host, port = app.http_url.removeprefix("http://").split(":")
-            with socket.create_connection((host, int(port))) as peer:
-                peer.setblocking(False)
-                await loop.sock_sendall(peer, b"GET /health HTTP/1.1\r\n" if kind == "http" else PREFACE)
-                server = app._runner.server if kind == "http" else app._grpc._server
-                while not server.connections:
-                    await asyncio.sleep(0.005)
-                (protocol,) = server.connections
-                transport, resumed = protocol.transport if kind == "http" else protocol._transport, asyncio.Event()
+        async with serving() as app, silent(app, kind) as (peer, protocol):
+            transport, resumed = protocol.transport if kind == "http" else protocol._transport, asyncio.Event()
 
-                def resume() -> None:
-                    peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-                    peer.close()
-                    transport.write(b"more")
-                    resumed.set()
+            def resume() -> None:
+                peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                peer.close()
+                transport.write(b"more")
+                resumed.set()
 
-                if kind == "http":
-                    protocol.sink = SimpleNamespace(pause=lambda: None, resume=resume, lost=lambda: None)
-                else:
-                    protocol._go_on = resume
-                transport.write(bytes(2**23))
-                while not resumed.is_set():
-                    with contextlib.suppress(BlockingIOError):
-                        peer.recv(2**20)
-                    await asyncio.sleep(0)
-                await asyncio.sleep(0.01)
+            if kind == "http":
+                protocol.sink = SimpleNamespace(pause=lambda: None, resume=resume, lost=lambda: None)
+            else:
+                protocol._go_on = resume
+            transport.write(bytes(2**23))
+            while not resumed.is_set():
+                with contextlib.suppress(BlockingIOError):
+                    peer.recv(2**20)
+                await asyncio.sleep(0)
+            await asyncio.sleep(0.01)
         assert "Exception in callback" not in caplog.text
 
     run(test())
@@ -78,21 +84,12 @@ def test_a_peer_that_says_no_more_but_reads_on(run: Any, serving: Any, caplog: A
 @pytest.mark.parametrize("kind", ["http", "grpc"])
 def test_a_peer_that_has_caught_up_is_written_to_at_once_again(run: Any, serving: Any, kind: str) -> None:
     async def test() -> None:
-        loop = asyncio.get_running_loop()
-        async with serving() as app:
-            host, port = app.http_url.removeprefix("http://").split(":")
-            with socket.create_connection((host, int(port))) as peer:
-                peer.setblocking(False)
-                await loop.sock_sendall(peer, b"GET /health HTTP/1.1\r\n" if kind == "http" else PREFACE)
-                server = app._runner.server if kind == "http" else app._grpc._server
-                while not server.connections:
-                    await asyncio.sleep(0.005)
-                (protocol,) = server.connections
-                direct = protocol.direct if kind == "http" else protocol.connection.direct
-                assert direct.at_once
-                direct.write(bytes(2**23))
-                assert not direct.at_once
-                while not direct.at_once:
-                    await loop.sock_recv(peer, 2**20)
+        async with serving() as app, silent(app, kind) as (peer, protocol):
+            direct = protocol.direct if kind == "http" else protocol.connection.direct
+            assert direct.at_once
+            direct.write(bytes(2**23))
+            assert not direct.at_once
+            while not direct.at_once:
+                await asyncio.get_running_loop().sock_recv(peer, 2**20)
 
     run(test())

@@ -12,6 +12,7 @@ from proto.requests import ChatRequest
 from server import lane, outflow
 
 WINDOW = SettingsFrame.INITIAL_WINDOW_SIZE
+UNKNOWN = (2**14).to_bytes(3, "big") + b"\xfa" + bytes(5 + 2**14)  # a frame of a type that nobody knows
 SLOW = chat_pb2.ChatRequest(message="x", model_id="demo?chunks=9&rate=0.001").SerializeToString()
 
 
@@ -293,5 +294,57 @@ def test_a_window_that_shrinks_is_kept_to(serving, peer, run):
             one.send(SettingsFrame(0, settings={WINDOW: had + 10}))
             await one.until(lambda frame: one.data_bytes == had + 10)
             assert one.data(stream) == encoded(turn)[2][:10]
+
+    run(scenario())
+
+
+def outflow_of(app, stream):
+    (protocol,) = app._grpc._server.connections
+    return protocol, protocol.processor.streams[stream].outflow
+
+
+@pytest.mark.parametrize("shut", [True, False])
+def test_who_is_dropped_while_the_socket_is_full_takes_the_connection_along_unless_its_window_is_shut(
+    serving, peer, run, shut
+):
+    async def scenario():
+        async with serving() as app, peer(app, {WINDOW: 0}) as one:
+            stream = one.call("StreamChat", SLOW)
+            while not app.chat.stats.open_streams:
+                await asyncio.sleep(0.005)
+            protocol, slow = outflow_of(app, stream)
+            if not shut:
+                one.send(WindowUpdateFrame(stream, window_increment=2**14))
+                await one.until(lambda frame: isinstance(frame, DataFrame))
+            one.reader._transport.pause_reading()
+            protocol.connection.direct.write(UNKNOWN * 2**9)
+            assert not protocol.connection.write_ready.is_set()
+            slow.drop()
+            one.reader._transport.resume_reading()
+            if shut:
+                assert await one.end(stream) is ErrorCodes.ENHANCE_YOUR_CALM
+                one.send(SettingsFrame(0, settings={WINDOW: 2**16}))
+                await one.well()
+            else:
+                assert await one.until(lambda frame: False) is None
+
+    run(scenario())
+
+
+def test_what_is_written_while_the_socket_is_full_stays_in_order(serving, peer, run):
+    """The long one does not fit into the room that was taken in advance, the short one behind it would."""
+
+    async def scenario():
+        async with serving() as app, peer(app) as one:
+            stream = one.call("StreamChat", SLOW)
+            await one.until(lambda frame: isinstance(frame, DataFrame))
+            protocol, slow = outflow_of(app, stream)
+            had = len(one.data(stream))
+            protocol.pause_writing()
+            for message in (b"long" * 5000, b"short"):
+                slow.write(message)
+            protocol.resume_writing()
+            await one.until(lambda frame: one.data_bytes == had + 20_005)
+            assert one.data(stream)[had:] == b"long" * 5000 + b"short"
 
     run(scenario())

@@ -32,7 +32,7 @@ async def listening(http=b"http:", grpc=b"grpc:", **options):
     try:
         yield listener
     finally:
-        listener.stop()
+        await listener.stop()
 
 
 async def connect(listener, **options):
@@ -60,22 +60,12 @@ async def ask(listener, pieces, **options):
         (PREFACE + b"more", b"grpc:"),
         (b"GET / HTTP/1.1\r\n\r\n", b"http:"),
         (b"PRI * HTTP/1.1\r\n\r\n", b"http:"),
-        (b"P", None),
     ],
 )
 def test_the_first_bytes_decide(sent, name, size):
     async def run():
         async with listening() as listener:
-            if name is None:
-                reader, writer = await connect(listener)
-                writer.write(sent)
-                listener.stop()
-                async with asyncio.timeout(5):
-                    with contextlib.suppress(ConnectionResetError):
-                        assert await reader.read() == b""
-                writer.close()
-            else:
-                assert await ask(listener, [sent[i : i + size] for i in range(0, len(sent), size)]) == name
+            assert await ask(listener, [sent[i : i + size] for i in range(0, len(sent), size)]) == name
 
     asyncio.run(run())
 
@@ -86,6 +76,65 @@ def test_a_silent_connection_is_closed():
             reader, writer = await connect(listener)
             writer.write(PREFACE[:10])
             async with asyncio.timeout(5):
+                with contextlib.suppress(ConnectionResetError):
+                    assert await reader.read() == b""
+            writer.close()
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("steps", range(6))
+def test_a_connection_is_either_heard_or_left_in_the_backlog_when_listening_stops(steps):
+    """However far asyncio has come with it. The backlog may be another's, too: that of the next server."""
+
+    async def run():
+        async with listening() as listener:
+            (bound,) = listener._sockets
+            with bound.dup() as shared, socket.create_connection(listener.addresses[0]) as client:
+                client.sendall(b"GET")
+                for _ in range(steps):
+                    await asyncio.sleep(0)
+                await listener.stop()
+                with contextlib.suppress(BlockingIOError):
+                    shared.accept()[0].close()
+                    return
+                reader, writer = await asyncio.open_connection(sock=client.dup())
+                async with asyncio.timeout(5):
+                    assert await reader.readexactly(8) == b"http:GET"
+                writer.close()
+
+    asyncio.run(run())
+
+
+def test_who_has_just_connected_is_waited_for_when_listening_stops():
+    async def run():
+        async with listening(hello_seconds=20) as listener:
+            reader, writer = await connect(listener)
+            while not listener._undecided:
+                await asyncio.sleep(0.005)
+            stopping = asyncio.create_task(listener.stop())
+            await asyncio.sleep(0.02)
+            assert not stopping.done()
+            writer.write(b"GET")
+            assert await reader.readexactly(8) == b"http:GET"
+            await stopping
+            writer.close()
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(("patience", "silent_for"), [(0.05, 0), (20, 20)])
+def test_who_says_nothing_for_longer_is_dropped_when_listening_stops(patience, silent_for):
+    async def run():
+        async with listening(hello_seconds=patience) as listener:
+            reader, writer = await connect(listener)
+            writer.write(b"P")
+            while not listener._undecided:
+                await asyncio.sleep(0.005)
+            (silent,) = listener._undecided
+            silent.since -= silent_for
+            async with asyncio.timeout(5):
+                await listener.stop()
                 with contextlib.suppress(ConnectionResetError):
                     assert await reader.read() == b""
             writer.close()

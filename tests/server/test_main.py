@@ -1,5 +1,6 @@
 """The command line: flags and variables, what is printed and logged, and how the server comes and goes."""
 
+import asyncio
 import contextlib
 import dataclasses
 import json
@@ -297,6 +298,7 @@ def test_a_signal_drains(start_server: Any, run: Any, dial: Any, number: signal.
             async with dial(server) as new:
                 refused = await new.ask("POST", "/chat", {"message": "More"})
                 assert (refused.status, refused.json["code"]) == (503, "unavailable")
+                assert refused.headers["connection"] == "close"
             last = b""
             while piece := await one.chunk():
                 last = piece
@@ -329,6 +331,26 @@ def test_a_turn_that_outlasts_the_drain_is_cancelled_with_its_text_kept(
         async with serving(model="script", providers=[script(End())], store=store) as app, dial(app) as wire:
             messages = (await wire.ask("GET", "/sessions/s")).json["messages"]
             assert [message["text"] for message in messages] == ["Hello", "kept"]
+
+    run(test())
+
+
+def test_a_request_that_has_begun_when_it_stops_is_answered(run: Any, serving: Any, dial: Any) -> None:
+    body = json.dumps({"message": "Hello"}).encode()
+    head = f"POST /chat HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+
+    async def test() -> None:
+        async with serving() as app, dial(app) as wire:
+            wire.send(head.encode() + body[:5])
+            while not app._http_connections() or app._http_connections()[0].idle:
+                await asyncio.sleep(0.005)
+            stopping = asyncio.create_task(app.stop())
+            await asyncio.sleep(0.05)
+            assert not stopping.done()
+            wire.send(body[5:])
+            answer = await wire.answer()
+            assert (answer.status, answer.json["code"], answer.headers["connection"]) == (503, "unavailable", "close")
+            await stopping
 
     run(test())
 

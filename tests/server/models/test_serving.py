@@ -232,11 +232,13 @@ def test_the_demo_does_not_load_googles_library() -> None:
 
 
 def test_the_demo_starts_in_less_than_half_the_time(start_server: Callable[..., Any]) -> None:
-    """The best of each, turn about in one run, in processor time, which other tests at work do not stretch as much."""
+    """The best of each, turn about in one run, in processor time: whatever else the machine does only adds to it."""
     spent: dict[str, list[int]] = {"": [], "k": []}
-    for _ in range(3):
+    for _ in range(10):
         for key, nanoseconds in spent.items():
             server = start_server(env={"GEMINI_API_KEY": key})
             nanoseconds.append(int(Path(f"/proc/{server.process.pid}/schedstat").read_text().split()[0]))
             server.kill()
-    assert min(spent[""]) < min(spent["k"]) / 2, spent
+        if min(spent[""]) < min(spent["k"]) / 2:
+            return
+    pytest.fail(f"nanoseconds without and with a key: {spent}")
