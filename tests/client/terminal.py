@@ -39,11 +39,17 @@ class Terminal:
         self._child.delaybeforesend = None  # nobody types as fast, but the terminal takes it
         self._screen.write_process_input = self._child.send  # it is asked where its cursor is
         self._above: list[str] = []  # has scrolled away
+        self._shown: str | None = None  # all of the text, once it has been asked for
         self.raw = ""
         self._read = 0  # of the text, up to where it was waited for
 
     @property
     def text(self) -> str:
+        if self._shown is None:
+            self._shown = self._all()
+        return self._shown
+
+    def _all(self) -> str:
         for line in itertools.islice(self._screen.history.top, len(self._above), None):
             self._above.append("".join(line[column].data for column in range(COLUMNS)).rstrip())
         return "\n".join([*self._above, *(line.rstrip() for line in self._screen.display)])
@@ -86,6 +92,7 @@ class Terminal:
                 raise AssertionError(f"{text!r} did not come ({type(error).__name__}):\n{self.text.rstrip()}") from None
             self.raw += data
             self._stream.feed(data)
+            self._shown = None
 
     def end(self) -> int:
         """The exit code."""
