@@ -204,6 +204,7 @@ class Asking:
             turn.chunk(end.text if end.text.isascii() else well_formed(end.text), final=True)
             if self._desk.settings.verbose:
                 self._tell_chunk(len(end.text))
+        turn.said_all()
         text = turn.text
         usage = Usage(0, 0, True)  # of a model that has refused
         if end is not None or text:

@@ -10,7 +10,8 @@ import asyncio
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from typing import cast
 
 from proto.answers import TurnSnapshot
 from proto.events import HEAD_EVENTS, Chunk, Complete, Error, Event, SessionInfo, Status
@@ -90,7 +91,7 @@ class Turn:
         self._attended = 0
         self._grace_timer: asyncio.TimerHandle | None = None
         self._beat_timer: asyncio.TimerHandle | None = None
-        self._waiters: list[asyncio.Future[None]] = []
+        self._waiters: tuple[asyncio.Future[None], ...] = ()
 
     # What the log says
 
@@ -106,9 +107,9 @@ class Turn:
         """How many of the events up to this seq are chunks."""
         return max(0, min(seq - HEAD_EVENTS, self.chunk_count))
 
-    def chunks_after(self, number: int) -> list[str]:
+    def chunks_after(self, number: int) -> tuple[str, ...]:
         """Text, timestamp, text, timestamp of the chunks after this one, as the stores keep them."""
-        return self._said[2 * number :]
+        return tuple(self._said[2 * number :])  # of an ended turn, all of them are not copied
 
     def events(self, after: int, most: int) -> list[Event]:
         """The events after a seq, so many at the most."""
@@ -194,6 +195,11 @@ class Turn:
             for lane in self._lanes:
                 lane.flush()
 
+    def said_all(self) -> None:
+        """No chunk will come any more. The garbage collector does not walk through a tuple of strings, however many
+        turns are kept; through a list it does."""
+        self._said = cast(list[str], tuple(self._said))
+
     def seal(self, terminal: Complete | Error) -> None:
         """The end: the last event, and everybody is told."""
         self.last_seq += 1
@@ -214,11 +220,11 @@ class Turn:
         for waiter in self._waiters:
             if not waiter.done():
                 waiter.set_result(None)
-        self._waiters.clear()
+        self._waiters = ()
 
-    def restore(self, chunks: Sequence[str], final: bool, terminal: Complete | Error | None) -> None:
+    def restore(self, chunks: tuple[str, ...], final: bool, terminal: Complete | Error | None) -> None:
         """Fill the log with what a store kept."""
-        self._said = list(chunks)
+        self._said = cast(list[str], chunks)
         self.final = final
         self.terminal = terminal
         self.last_seq = HEAD_EVENTS + self.chunk_count + (terminal is not None)
@@ -283,7 +289,7 @@ class Turn:
         if self.terminal is not None:
             return
         waiter = asyncio.get_running_loop().create_future()
-        self._waiters.append(waiter)
+        self._waiters += (waiter,)
         self.attend()
         try:
             await waiter

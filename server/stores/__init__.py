@@ -8,7 +8,6 @@
    terminal event. Events read back are equal to those that were sent, to the byte.
 4. Trouble with the disk is ChatError `unavailable`; a file that cannot be used is `StoreRefused`, at `open` only.
 5. Parts may overlap or come twice: chunk numbers decide, so that there is never a chunk twice, nor one behind a hole.
-6. What is handed over belongs to the store: a sequence of chunks must not change afterwards.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -52,18 +51,18 @@ class SavedTurn(NamedTuple):
     is_new_session: bool
     context_messages: int
     omitted_messages: int
-    chunks: Sequence[str] = ()
+    chunks: tuple[str, ...] = ()
     final: bool = False
     terminal: Complete | Error | None = None
 
 
 class Part(NamedTuple):
     """Chunks of a growing answer, from chunk number `first` on (1 is the first of the turn): text, timestamp, text,
-    timestamp. A flat list of strings costs the garbage collector nothing, however many turns are kept."""
+    timestamp. A flat tuple of strings costs the garbage collector nothing, however many turns are kept."""
 
     turn_id: str
     first: int
-    chunks: Sequence[str]
+    chunks: tuple[str, ...]
 
 
 class Key(NamedTuple):
@@ -128,7 +127,7 @@ class Store(Protocol):
         """Remove the session, its turns and its keys."""
 
 
-def joined(parts: Iterable[Part]) -> list[str]:
+def joined(parts: Iterable[Part]) -> tuple[str, ...]:
     """The chunks of a turn's parts, from number 1 up to the first hole."""
     chunks: list[str] = []
     for part in sorted(parts, key=attrgetter("first")):
@@ -136,7 +135,7 @@ def joined(parts: Iterable[Part]) -> list[str]:
         if known < 0:
             break
         chunks += part.chunks[2 * known :]
-    return chunks
+    return tuple(chunks)
 
 
 def messages(turn: SavedTurn) -> list[HistoryMessage]:

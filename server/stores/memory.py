@@ -21,17 +21,18 @@ class _Log:
     def __init__(self, opening: SavedTurn, key: Key | None) -> None:
         self.opening = opening
         self.key = key
-        self.parts: list[Part] = []
+        self.parts: tuple[Part, ...] = ()
         self.final = False
         self.terminal: Complete | Error | None = None
         self.cleared = False
-        self.chunks: Sequence[str] = ()
+        self.chunks: tuple[str, ...] = ()
 
     def end(self, final: bool, terminal: Complete | Error) -> None:
         self.final = final
         self.terminal = terminal
-        self.chunks = self.parts[0].chunks if len(self.parts) == 1 and self.parts[0].first == 1 else joined(self.parts)
-        self.parts.clear()
+        whole = len(self.parts) == 1 and self.parts[0].first == 1
+        self.chunks = self.parts[0].chunks if whole else joined(self.parts)
+        self.parts = ()
 
     def saved(self) -> SavedTurn:
         chunks = self.chunks if self.terminal else joined(self.parts)
@@ -98,12 +99,12 @@ class MemoryStore:
         for part in parts:
             log = self._turns.get(part.turn_id)
             if log and log.terminal is None:
-                log.parts.append(part)
+                log.parts += (part,)
 
     def end(self, session: SavedSession, part: Part, final: bool, terminal: Complete | Error, done: Done) -> None:
         log = self._turns.get(part.turn_id)
         if log and log.terminal is None:  # else it was deleted meanwhile
-            log.parts.append(part)
+            log.parts += (part,)
             log.end(final, terminal)
             self._put(session)
         done(None)

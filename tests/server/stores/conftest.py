@@ -23,9 +23,9 @@ class Teller:
         fields = {"started_at": 1000.2, "timestamp": NOW, "is_new_session": True, "context_messages": 3}
         return SavedTurn(turn_id, session_id, "demo", message, **{**fields, "omitted_messages": 1, **more})
 
-    def chunks(self, first: int, last: int) -> list[str]:
+    def chunks(self, first: int, last: int) -> tuple[str, ...]:
         numbers = range(first, last + 1)
-        return [field for n in numbers for field in (f"word{n} ", f"2026-03-01T12:00:00.{n:06d}+00:00")]
+        return tuple(field for n in numbers for field in (f"word{n} ", f"2026-03-01T12:00:00.{n:06d}+00:00"))
 
     def part(self, first: int, last: int, turn_id: str = "t1") -> Part:
         return Part(turn_id, first, self.chunks(first, last))

@@ -44,10 +44,10 @@ def test_a_turn_is_read_back_as_it_was_sent(store: Any, tell: Any, with_store: A
     async def test(store: Store) -> None:
         chance = random.Random(5)
         texts = ["".join(chance.choices(NASTY, k=chance.randrange(20))) for _ in range(100)]
-        chunks = [field for n, text in enumerate(texts) for field in (text, f"2026-03-01T12:00:00.{n:06d}+00:00")]
+        chunks = tuple(field for n, text in enumerate(texts) for field in (text, f"2026-03-01T12:00:00.{n:06d}+00:00"))
         turn = tell.turn(message="".join(NASTY), started_at=1 / 3, is_new_session=False)
         await tell.begin(store, tell.session(), turn)
-        assert await store.turn("t1") == turn._replace(chunks=[])
+        assert await store.turn("t1") == turn._replace(chunks=())
         store.checkpoint([Part("t1", 1, chunks[:80])])
         store.checkpoint([Part("t1", 41, chunks[80:82])])
         await tell.end(store, tell.session(messages=1), Part("t1", 42, chunks[82:]), tell.complete(100))
@@ -69,7 +69,7 @@ def test_an_error_without_any_text_leaves_only_the_question(store: Any, tell: An
         error = Error('It "broke"\n.', "s1", "t1", 3, "model_error", False, "2026-03-01T12:00:01.000000+00:00")
         await tell.begin(store, tell.session(), tell.turn())
         await tell.end(store, tell.session(), tell.part(1, 0), error, final=False)
-        assert await store.turn("t1") == tell.turn()._replace(chunks=[], terminal=error)
+        assert await store.turn("t1") == tell.turn()._replace(chunks=(), terminal=error)
         assert [message.role for message in await store.history("s1")] == ["user"]
 
     with_store(store, test)

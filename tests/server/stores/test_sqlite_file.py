@@ -213,7 +213,7 @@ def test_an_older_schema_is_migrated_and_a_copy_kept(path: Path, tell: Any, with
     async def test(store: Any) -> None:
         assert await store.session("s1") == SavedSession("s1", "demo", 1.5, 2.5, 1, 1, 0, 0, 0.0)
         turn = await store.turn("t1")
-        assert turn and turn[:10] == ("t1", "s1", "demo", "Hello", 2.5, "then", True, 0, 0, ["Hi", "later"])
+        assert turn and turn[:10] == ("t1", "s1", "demo", "Hello", 2.5, "then", True, 0, 0, ("Hi", "later"))
         await tell.begin(store, tell.session(), tell.turn("t2"))
         await tell.end(store, tell.session(), tell.part(1, 2, "t2"), tell.complete(2, "t2"))
         assert await store.session("s1") == tell.session()
@@ -272,7 +272,7 @@ def test_after_a_kill_the_turn_is_interrupted_behind_its_last_chunk(path: Path, 
         turn = await store.turn("t1")
         count = len(turn.chunks) // 2
         assert count >= max([50, *[int(line) for line in rest[:-1]]])
-        assert turn.chunks == [field for n in range(1, count + 1) for field in (f"word{n} ", f"time{n}")]
+        assert turn.chunks == tuple(field for n in range(1, count + 1) for field in (f"word{n} ", f"time{n}"))
         assert not turn.final
         error = turn.terminal
         assert error == Error(INTERRUPTED, "s1", "t1", count + 3, "interrupted", True, error.timestamp)

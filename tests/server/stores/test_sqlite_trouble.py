@@ -276,7 +276,7 @@ from server.stores.sqlite import SqliteStore
 
 folder = Path(sys.argv[1])
 session = SavedSession("s1", "demo", 1.0, 2.0, 1, 0, 0, 0, 0.0)
-chunks = ["x" * 1000, "then"] * 100
+chunks = ("x" * 1000, "then") * 100
 error = Error("Broken.", "s1", "t1", 103, "model_error", False, "then")
 
 async def told(ask):

@@ -1,6 +1,7 @@
 """A turn that has ended leaves nothing of the server's to the garbage collector: its log goes when the last one who
 knows it lets go, not when the collector finds time for the oldest generation."""
 
+import asyncio
 import gc
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from client.settings import PROTOCOLS
 from proto.events import Complete
 from proto.requests import ChatRequest
+from server.models import End
 from tests.conftest import connect_client
 
 TURNS = 3
@@ -50,5 +52,27 @@ def test_a_turn_is_no_cycle(serving, run, name, model, options):
                 gc.garbage.clear()
                 gc.enable()
             assert [kind for kind in kinds if kind.__module__.startswith(("server.", "proto."))] == []
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("checkpoints", [0, 2])
+def test_what_was_said_is_nothing_that_the_collector_walks_through(serving, run, script, checkpoints):
+    async def scenario():
+        model = script()
+        async with serving(model="script", providers=[model]) as app:
+            turn = await app.chat.send(ChatRequest("hi", "s"), "rest", "")
+            asked = await model.asked()
+            for number in range(checkpoints):
+                asked.say(f"piece {number}")
+                while turn.chunk_count == number:
+                    await asyncio.sleep(0)
+                app.chat._checkpoints._save()
+            asked.say("last", End())
+            await turn.ended()
+            gc.collect()
+            assert not gc.is_tracked(turn._said)
+            assert not gc.is_tracked(app.store._turns[turn.id].chunks)
+            assert app.store._turns[turn.id].chunks == turn._said
 
     run(scenario())
