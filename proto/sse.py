@@ -11,12 +11,13 @@ import re
 from typing import NamedTuple
 
 from proto.errors import ProtocolError
-from proto.events import Event, Heartbeat, as_json, chunk_json
+from proto.events import Event, Heartbeat, as_json
 from proto.lines import MAX_LINE_BYTES, LineBuffer
 from proto.ndjson import decode
 
 CONTENT_TYPE = "text/event-stream"
-END = "\n\n"  # of a frame
+START = "id: {turn_id}:{seq}\ndata: "  # of a frame
+END = "\n\n"
 RETRY = b"retry: 1000\n\n"
 KEEP_ALIVE = b": keep-alive\n\n"
 _BOM = b"\xef\xbb\xbf"
@@ -33,11 +34,7 @@ class Frame(NamedTuple):
 
 
 def encode(event: Event) -> bytes:
-    return f"id: {event.turn_id}:{event.seq}\ndata: {as_json(event)}{END}".encode()
-
-
-def chunk_frame(text: str, number: int, final: bool, timestamp: str, turn_id: str, seq: int, end: str) -> str:
-    return chunk_json(text, number, final, timestamp, turn_id, seq, end, f"id: {turn_id}:{seq}\ndata: ")
+    return f"{START.format(turn_id=event.turn_id, seq=event.seq)}{as_json(event)}{END}".encode()
 
 
 def event_of(frame: Frame) -> Event | Heartbeat | None:

@@ -6,11 +6,10 @@
 """
 
 import asyncio
-from collections.abc import Callable
 
 from aiohttp import web
 
-from proto.events import Event
+from proto.events import Event, chunk_maker
 from server.edge import HttpProtocol, Sink, answer_headers
 from server.lane import Follower, Framing
 from server.turn import Turn
@@ -40,11 +39,14 @@ class TextFraming(BodyFraming):
     """One whose events are text: whoever frames a chunk further does so before it becomes bytes, in four fifths of the
     time."""
 
-    text_of: Callable[[str, int, bool, str, str, int, str], str]  # what a chunk is; the last argument is its end
+    start = ""  # of an event's text, before its JSON
     end: str
 
+    def __init__(self) -> None:
+        self._text_of = chunk_maker(self.start, self.end)
+
     def chunk(self, turn: Turn, text: str, number: int, final: bool, timestamp: str, seq: int) -> bytes:
-        return self.text_of(text, number, final, timestamp, turn.id, seq, self.end).encode()
+        return self._text_of(text, number, final, timestamp, turn.id, seq).encode()
 
 
 class Chunked(BodyFraming):
@@ -72,14 +74,13 @@ class ChunkedText(Chunked):
 
     def __init__(self, plain: TextFraming) -> None:
         super().__init__(plain)
-        self._text_of = plain.text_of
-        self._end = f"{plain.end}\r\n"
+        self._text_of = chunk_maker(plain.start, f"{plain.end}\r\n")
 
     def chunk(self, turn: Turn, text: str, number: int, final: bool, timestamp: str, seq: int) -> bytes:
-        data = self._text_of(text, number, final, timestamp, turn.id, seq, self._end)
+        data = self._text_of(text, number, final, timestamp, turn.id, seq)
         size = len(data) - 2
         if size < len(_SIZES) and data.isascii():
-            return f"{_SIZES[size]}{data}".encode()
+            return (_SIZES[size] + data).encode()
         return chunked(data[:-2].encode())
 
 

@@ -4,7 +4,7 @@ from aiohttp import web
 
 from proto import ndjson, sse
 from proto.answers import TurnSnapshot
-from proto.events import Event, Heartbeat, chunk_json
+from proto.events import Event, Heartbeat
 from proto.requests import ChatRequest, after_seq, cursor, invalid
 from server.body import Chunked, ChunkedText, TextFraming, stream_turn
 from server.chat import Chat
@@ -19,7 +19,6 @@ class Ndjson(TextFraming):
 
     name = "ndjson"
     content_type = ndjson.CONTENT_TYPE
-    text_of = staticmethod(chunk_json)
     end = ndjson.END
 
     def encode(self, turn: Turn, event: Event) -> bytes:
@@ -34,7 +33,7 @@ class Sse(TextFraming):
 
     name = "sse"
     content_type = sse.CONTENT_TYPE
-    text_of = staticmethod(sse.chunk_frame)
+    start = sse.START
     end = sse.END
     head = sse.RETRY
 
