@@ -290,13 +290,14 @@ class HttpProtocol(RequestHandler):
     """aiohttp's protocol, which also tells a sink of the transport's flow, bounds the time of a head, and answers what
     it cannot parse in our form."""
 
-    __slots__ = ("_head_timer", "_stall_timer", "direct", "sink")
+    __slots__ = ("_head_timer", "_stall_timer", "_torn", "direct", "sink")
 
     direct: DirectWriter
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.sink: Sink | None = None
+        self._torn = False  # the head of a request has begun, and goes on in the next packet
         self._head_timer: asyncio.TimerHandle | None = None
         self._stall_timer: asyncio.TimerHandle | None = None
 
@@ -305,10 +306,14 @@ class HttpProtocol(RequestHandler):
         self.direct = DirectWriter(cast(asyncio.Transport, transport))
         self._head_timer = self._loop.call_later(HEAD_SECONDS, self._too_slow)
 
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._torn = not self._messages and self._current_request is None
+
     @property
     def idle(self) -> bool:
-        """Whether it waits for a request."""
-        return self._waiter is not None and not self._waiter.done()
+        """Whether it waits for a request of which nothing has come."""
+        return not self._torn and self._waiter is not None and not self._waiter.done()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         for timer in (self._head_timer, self._stall_timer):

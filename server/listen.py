@@ -188,7 +188,8 @@ class _FirstBytes(asyncio.Protocol):
             self._transport.abort()
 
     def _decided(self) -> None:
-        self.decided.set_result(None)
+        if not self.decided.done():
+            self.decided.set_result(None)
         self._undecided.discard(self)
         if self._timer is not None:
             self._timer.cancel()

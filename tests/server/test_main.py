@@ -335,22 +335,48 @@ def test_a_turn_that_outlasts_the_drain_is_cancelled_with_its_text_kept(
     run(test())
 
 
-def test_a_request_that_has_begun_when_it_stops_is_answered(run: Any, serving: Any, dial: Any) -> None:
+@pytest.mark.parametrize("first", [5, 30, -5])
+def test_a_request_that_has_begun_when_it_stops_is_answered(run: Any, serving: Any, dial: Any, first: int) -> None:
+    """Torn in its first line, its head or its body; on a connection that has had an answer."""
     body = json.dumps({"message": "Hello"}).encode()
     head = f"POST /chat HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    request = head.encode() + body
 
     async def test() -> None:
         async with serving() as app, dial(app) as wire:
-            wire.send(head.encode() + body[:5])
-            while not app._http_connections() or app._http_connections()[0].idle:
+            assert (await wire.ask("GET", "/health")).status == 200
+            (connection,) = app._http_connections()
+            while not connection.idle:
+                await asyncio.sleep(0.005)
+            wire.send(request[:first])
+            while connection.idle:
                 await asyncio.sleep(0.005)
             stopping = asyncio.create_task(app.stop())
             await asyncio.sleep(0.05)
             assert not stopping.done()
-            wire.send(body[5:])
+            wire.send(request[first:])
             answer = await wire.answer()
             assert (answer.status, answer.json["code"], answer.headers["connection"]) == (503, "unavailable", "close")
             await stopping
+
+    run(test())
+
+
+def test_who_asks_for_nothing_does_not_hold_it_up(run: Any, serving: Any, dial: Any) -> None:
+    """Connections that have had their answers, the last of them to a request that came in pieces."""
+
+    async def test() -> None:
+        async with serving() as app, dial(app) as wire:
+            for _ in range(2):
+                for piece in (b"POST /sessions/n", b"ew HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\n", b" "):
+                    wire.send(piece)
+                    await asyncio.sleep(0.02)
+                assert (await wire.answer()).status == 200
+            (connection,) = app._http_connections()
+            while not connection.idle:
+                await asyncio.sleep(0.005)
+            async with asyncio.timeout(1.5):
+                await app.stop()
 
     run(test())
 
