@@ -166,8 +166,9 @@ def as_json(event: Event | Heartbeat) -> str:
 
 
 def chunk_maker(before: str = "", after: str = "") -> Callable[[str, int, bool, str, str, int], str]:
-    """What makes JSON of a chunk's fields, with what a codec puts around it, in which `{turn_id}` and `{seq}` may
-    stand. It is asked once per chunk and framing, often without a `Chunk`: one call and one format string for all."""
+    """A function that makes JSON of a chunk's fields, with what a codec puts around it. That is source of a format
+    string, in which `{turn_id}` and `{seq}` may stand. The function is called once per chunk and framing, often without
+    a `Chunk`: one call and one format string for all."""
     form = (
         f'{before}{{{{"type":"chunk","text":{{quote(text)}},"chunk_number":{{number}},"is_final":'
         f'{{"true" if final else "false"}},"timestamp":"{{timestamp}}","turn_id":"{{turn_id}}","seq":{{seq}}}}}}{after}'

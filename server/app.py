@@ -83,7 +83,7 @@ class App:
 
     async def start(self, sockets: Sockets | None = None) -> None:
         """Open the store, then listen; on sockets that are bound already where they are handed in."""
-        settings = self.settings
+        settings, shared = self.settings, sockets is not None
         tls, grpc_tls = _tls(settings, HTTP_ALPN), _tls(settings, GRPC_ALPN)
         sockets = sockets or bind_all(settings)
         self.access.loopback = all(ip_address(bound.getsockname()[0]).is_loopback for bound in sockets.http)
@@ -96,9 +96,9 @@ class App:
             self._application(), access_log=None, handler_cancellation=True, shutdown_timeout=CLOSE_SECONDS
         )
         await self._runner.setup()
-        self._listeners = [Listener(sockets.http, self._http_protocol, self._grpc.protocol, tls)]
+        self._listeners = [Listener(sockets.http, self._http_protocol, self._grpc.protocol, tls, shared=shared)]
         if sockets.grpc:
-            self._listeners.append(Listener(sockets.grpc, None, self._grpc.protocol, grpc_tls))
+            self._listeners.append(Listener(sockets.grpc, None, self._grpc.protocol, grpc_tls, shared=shared))
         for listener in self._listeners:
             await listener.start()
 

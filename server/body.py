@@ -10,7 +10,7 @@ import asyncio
 from aiohttp import web
 
 from proto.events import Event, chunk_maker
-from server.edge import HttpProtocol, Sink, answer_headers
+from server.edge import LEAVING, HttpProtocol, Sink, answer_headers
 from server.lane import Follower, Framing
 from server.turn import Turn
 
@@ -136,6 +136,7 @@ async def stream_turn(
         response.enable_chunked_encoding()
     else:  # HTTP/1.0, where a stream ends with the connection
         framing = chunked.plain
+    if request.version < (1, 1) or LEAVING in request:
         response.force_close()
         del response.headers["Connection"]
     protocol, transport = request.protocol, request.transport

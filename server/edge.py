@@ -47,6 +47,7 @@ ALLOWED_HEADERS = (
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
+LEAVING: web.RequestKey[bool] = web.RequestKey("leaving")  # in requests to a server that is stopping, for streams
 _ANSWER_HEADERS: web.RequestKey[dict[str, str]] = web.RequestKey("answer_headers")
 _prefix = secrets.token_hex(4)
 _numbers = itertools.count(1)
@@ -160,6 +161,8 @@ def middleware(access: Access, leaving: Callable[[], bool]) -> Any:
     @web.middleware
     async def edge(request: web.Request, handler: Handler) -> web.StreamResponse:
         response: web.StreamResponse
+        if leaving():
+            request[LEAVING] = True
         try:
             access.check_host(request.headers.get("Host", ""))
             if "Origin" in request.headers:
@@ -187,7 +190,7 @@ def middleware(access: Access, leaving: Callable[[], bool]) -> Any:
             response = problem(ChatError("internal", "The server failed; its log says more."), request)
         if not response.prepared:
             response.headers.update(answer_headers(request))
-            if leaving():
+            if leaving():  # by now
                 response.force_close()
         return response
 

@@ -47,6 +47,7 @@ WINDOW_UPDATE_COST = 0.1  # a fast reader sends many of them in good faith
 MAX_BUFFERED_BYTES = 4 * 2**20  # for the socket; more is what comes of replies that are not read
 PREFACE_SECONDS = 10.0
 IDLE_SECONDS = 600.0
+LAST_CALL_SECONDS = 0.1  # for calls that a peer has made before it heard that it should not
 
 # Of a call's headers, those that mean something here, and their usual values: one string each for all calls.
 _USED = {name: name for name in (":method", ":path", "te", "content-type", "grpc-encoding", "grpc-accept-encoding")}
@@ -166,18 +167,23 @@ class ServerProtocol(Protocol):
                 outflow.opened()
 
     def drain(self) -> None:
-        """Ask the peer to come no more, and leave when its calls have ended."""
+        """Ask the peer to come no more, and leave when its calls have ended, also those that are on the way."""
         self._draining = True
-        if self.processor.streams:
-            self.connection.goaway(ErrorCodes.NO_ERROR, MAX_STREAM_ID)
-        else:
+        self.connection.goaway(ErrorCodes.NO_ERROR, MAX_STREAM_ID)
+        self._leave_soon()
+
+    def _leave_soon(self) -> None:
+        asyncio.get_running_loop().call_later(LAST_CALL_SECONDS, self._leave)
+
+    def _leave(self) -> None:
+        if not self.processor.streams:
             self.bye()
 
     def call_ended(self) -> None:
         if not self.processor.streams:
             self.idle_since = time.monotonic()
             if self._draining:
-                self.bye()
+                self._leave_soon()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._timer.cancel()

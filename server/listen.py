@@ -15,7 +15,7 @@ import socket
 import ssl
 import weakref
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 FIRST_BYTES_SECONDS = 10.0
@@ -80,15 +80,20 @@ class Listener:
         tls: ssl.SSLContext | None = None,
         first_bytes_seconds: float = FIRST_BYTES_SECONDS,
         hello_seconds: float = HELLO_SECONDS,
+        shared: bool = False,
     ) -> None:
+        """`shared`: who waits to be accepted when this one stops, another will accept."""
         self._sockets = sockets
         self._http = http
         self._grpc = grpc
         self._tls = tls
         self._first_bytes_seconds = first_bytes_seconds
         self._hello_seconds = hello_seconds
+        self._shared = shared
         self._servers: list[asyncio.Server] = []
-        self._undecided: weakref.WeakSet[_FirstBytes] = weakref.WeakSet()  # a failed TLS handshake tells nobody
+        # Weakly, because a failed TLS handshake tells nobody. Such a one is waited for until it is collected.
+        self._undecided: weakref.WeakSet[_FirstBytes] = weakref.WeakSet()
+        self._late: set[asyncio.Task[Any]] = set()
 
     @property
     def addresses(self) -> list[Address]:
@@ -97,19 +102,22 @@ class Listener:
     async def start(self) -> None:
         loop = asyncio.get_running_loop()
         for bound in self._sockets:
-            server = await loop.create_server(
-                self._protocol,
-                sock=bound,
-                backlog=BACKLOG_CONNECTIONS,
-                ssl=self._tls,
-                ssl_handshake_timeout=TLS_HANDSHAKE_SECONDS if self._tls else None,
-                ssl_shutdown_timeout=TLS_SHUTDOWN_SECONDS if self._tls else None,
+            self._servers.append(
+                await loop.create_server(self._protocol, sock=bound, backlog=BACKLOG_CONNECTIONS, **self._options())
             )
-            self._servers.append(server)
+
+    def _options(self) -> dict[str, Any]:
+        if self._tls is None:
+            return {}
+        return {
+            "ssl": self._tls,
+            "ssl_handshake_timeout": TLS_HANDSHAKE_SECONDS,
+            "ssl_shutdown_timeout": TLS_SHUTDOWN_SECONDS,
+        }
 
     async def stop(self) -> None:
-        """Accept no more, and drop those who have said nothing yet, unless they have just come. The others belong to
-        their protocols.
+        """Accept who has connected, then no more, and drop those who have said nothing yet, unless they have just come.
+        The others belong to their protocols.
 
         There is no `wait_closed()`: from Python 3.12 on it waits for connections that are not ours to close.
         """
@@ -117,17 +125,36 @@ class Listener:
         servers, self._servers = self._servers, []
         if not servers:
             return
-        with contextlib.suppress(NotImplementedError):  # on Windows
-            for bound in self._sockets:
-                loop.remove_reader(bound)
+        for bound in self._sockets:
+            loop.remove_reader(bound)
         await asyncio.sleep(0)  # a closed server would lose those that asyncio has accepted and not yet told us of
+        if not self._shared:
+            self._accept_the_rest()  # whom the system would reset
         for server in servers:
             server.close()
+        await asyncio.sleep(0)  # until they are among the undecided
         since = loop.time() - self._hello_seconds
         if fresh := [waiting.decided for waiting in self._undecided if waiting.since > since]:
             await asyncio.wait(fresh, timeout=self._hello_seconds)
         for silent in tuple(self._undecided):
             silent.drop()
+
+    def _accept_the_rest(self) -> None:
+        loop = asyncio.get_running_loop()
+        for bound in self._sockets:
+            with contextlib.suppress(OSError):  # BlockingIOError: that was all
+                while True:
+                    connection, _ = bound.accept()
+                    connection.setblocking(False)
+                    making = loop.connect_accepted_socket(self._protocol, connection, **self._options())
+                    task = loop.create_task(making)
+                    self._late.add(task)
+                    task.add_done_callback(self._made)
+
+    def _made(self, task: asyncio.Task[Any]) -> None:
+        self._late.discard(task)
+        if not task.cancelled():
+            task.exception()  # a handshake that fails is no news
 
     def _protocol(self) -> asyncio.Protocol:
         return _FirstBytes(self._http, self._grpc, self._undecided, self._first_bytes_seconds)
@@ -159,12 +186,16 @@ class _FirstBytes(asyncio.Protocol):
         self._undecided = undecided
         self._seconds = first_bytes_seconds
         self._head = b""
+        self._dropped = False
         self._transport: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
         undecided.add(self)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        if self._dropped:
+            self._transport.abort()
+            return
         _bound_what_waits(transport.get_extra_info("socket"))
         tls = transport.get_extra_info("ssl_object")
         if self._http is None or (tls is not None and tls.selected_alpn_protocol() == "h2"):
@@ -184,6 +215,8 @@ class _FirstBytes(asyncio.Protocol):
         self._decided()
 
     def drop(self) -> None:
+        """Now, or when its TLS handshake has ended."""
+        self._dropped = True
         if self._transport is not None:
             self._transport.abort()
 

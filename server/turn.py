@@ -109,7 +109,7 @@ class Turn:
 
     def chunks_after(self, number: int) -> tuple[str, ...]:
         """Text, timestamp, text, timestamp of the chunks after this one, as the stores keep them."""
-        return tuple(self._said[2 * number :])  # of an ended turn, all of them are not copied
+        return tuple(self._said[2 * number :])  # the whole of an ended turn is not copied
 
     def events(self, after: int, most: int) -> list[Event]:
         """The events after a seq, so many at the most."""

@@ -6,6 +6,7 @@ import struct
 from dataclasses import replace
 
 import pytest
+from grpclib.const import Status
 from h2.errors import ErrorCodes
 from hyperframe.frame import (
     ContinuationFrame,
@@ -205,6 +206,20 @@ def test_a_drain_says_goaway_and_ends_what_runs(serving, peer, run):
             assert await idle.goaway() is ErrorCodes.NO_ERROR
             assert await one.end(stream) == 0
             assert len(next(iter(app.chat._kept.turns.values())).log) == 23
+            assert await one.goaway() is ErrorCodes.NO_ERROR
+            await stopping
+
+    run(scenario())
+
+
+def test_a_call_that_is_on_the_way_when_the_server_leaves_is_answered(serving, peer, run):
+    async def scenario():
+        async with serving() as app, peer(app) as one:
+            await one.well()
+            stopping = asyncio.create_task(app.stop())
+            await one.until(lambda frame: isinstance(frame, GoAwayFrame))
+            request = chat_pb2.ChatRequest(message="x").SerializeToString()
+            assert await one.end(one.call("StreamChat", request)) == Status.UNAVAILABLE.value
             assert await one.goaway() is ErrorCodes.NO_ERROR
             await stopping
 

@@ -84,19 +84,21 @@ def test_a_silent_connection_is_closed():
 
 
 @pytest.mark.parametrize("steps", range(6))
-def test_a_connection_is_either_heard_or_left_in_the_backlog_when_listening_stops(steps):
-    """However far asyncio has come with it. The backlog may be another's, too: that of the next server."""
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_connection_is_heard_or_left_to_another_when_listening_stops(steps, shared):
+    """However far asyncio has come with it."""
 
     async def run():
-        async with listening() as listener:
+        async with listening(shared=shared) as listener:
             (bound,) = listener._sockets
-            with bound.dup() as shared, socket.create_connection(listener.addresses[0]) as client:
+            with bound.dup() as another, socket.create_connection(listener.addresses[0]) as client:
                 client.sendall(b"GET")
                 for _ in range(steps):
                     await asyncio.sleep(0)
                 await listener.stop()
                 with contextlib.suppress(BlockingIOError):
-                    shared.accept()[0].close()
+                    another.accept()[0].close()
+                    assert shared
                     return
                 reader, writer = await asyncio.open_connection(sock=client.dup())
                 async with asyncio.timeout(5):
@@ -137,6 +139,38 @@ def test_who_says_nothing_for_longer_is_dropped_when_listening_stops(patience, s
                 await listener.stop()
                 with contextlib.suppress(ConnectionResetError):
                     assert await reader.read() == b""
+            writer.close()
+
+    asyncio.run(run())
+
+
+def test_who_has_said_something_may_take_its_time():
+    async def run():
+        async with listening(first_bytes_seconds=0.01) as listener:
+            reader, writer = await connect(listener)
+            writer.write(b"GET")
+            assert await reader.readexactly(8) == b"http:GET"
+            await asyncio.sleep(0.05)
+            writer.write(b" more")
+            assert await reader.readexactly(5) == b" more"
+            writer.close()
+
+    asyncio.run(run())
+
+
+def test_a_handshake_that_ends_too_late_is_dropped(certificate):
+    async def run():
+        client = ssl.create_default_context(cafile=certificate[0])
+        async with listening(tls=tls_context(*certificate, HTTP_ALPN), hello_seconds=0.05) as listener:
+            reader, writer = await connect(listener)
+            while not listener._undecided:
+                await asyncio.sleep(0.005)
+            await listener.stop()
+            with pytest.raises((ConnectionError, ssl.SSLError, asyncio.IncompleteReadError)):
+                async with asyncio.timeout(5):
+                    await writer.start_tls(client, server_hostname="localhost")
+                    writer.write(b"GET")
+                    await reader.readexactly(8)
             writer.close()
 
     asyncio.run(run())

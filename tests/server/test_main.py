@@ -362,6 +362,43 @@ def test_a_request_that_has_begun_when_it_stops_is_answered(run: Any, serving: A
     run(test())
 
 
+def test_a_stream_that_is_asked_of_a_server_that_leaves(run: Any, serving: Any, dial: Any, script: Any) -> None:
+    async def test() -> None:
+        models = script()
+        async with serving(model="script", providers=[models]) as app, dial(app) as wire, dial(app) as late:
+            wire.request("POST", "/chat/stream", {"message": "Hello"})
+            turn_id = (await wire.head()).headers["x-turn-id"]
+            asked = await models.asked()
+            stopping = asyncio.create_task(app.stop(drain_seconds=20))
+            while not app.chat.draining:
+                await asyncio.sleep(0)
+            late.request("GET", f"/turns/{turn_id}", Accept="text/event-stream")
+            assert (await late.head()).headers["connection"] == "close"
+            asked.say("text", End())
+            while await late.chunk():
+                pass
+            assert await late.reader.read() == b""
+            await stopping
+
+    run(test())
+
+
+def test_half_a_request_holds_it_up_for_a_moment_only(
+    run: Any, serving: Any, dial: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.app.LAST_WORDS_SECONDS", 0.05)
+
+    async def test() -> None:
+        async with serving() as app, dial(app) as wire:
+            wire.send(b"POST /chat HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nhalf")
+            while not app._http_connections() or app._http_connections()[0].idle:
+                await asyncio.sleep(0.005)
+            async with asyncio.timeout(1.5):
+                await app.stop()
+
+    run(test())
+
+
 def test_who_asks_for_nothing_does_not_hold_it_up(run: Any, serving: Any, dial: Any) -> None:
     """Connections that have had their answers, the last of them to a request that came in pieces."""
 
