@@ -212,7 +212,9 @@ def test_a_drain_says_goaway_and_ends_what_runs(serving, peer, run):
     run(scenario())
 
 
-def test_a_call_that_is_on_the_way_when_the_server_leaves_is_answered(serving, peer, run):
+def test_a_call_that_is_on_the_way_when_the_server_leaves_is_answered(serving, peer, run, monkeypatch):
+    monkeypatch.setattr("server.h2.LAST_CALL_SECONDS", 0.5)
+
     async def scenario():
         async with serving() as app, peer(app) as one:
             await one.well()
