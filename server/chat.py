@@ -129,7 +129,7 @@ class Chat:
             self._keys[key] = turn.id
         self._running[turn.id] = asking
         asking.begin(key)
-        self._checkpoints.add(asking)
+        self._checkpoints.one_more()
         await asking.begun()
         return turn
 

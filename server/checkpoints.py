@@ -1,8 +1,7 @@
 """Running turns are given to the store as they grow, a slice of them at a time, so that thousands make no stall."""
 
 import asyncio
-from collections import deque
-from collections.abc import Mapping
+from itertools import islice
 
 from server.asking import Asking
 from server.stores import Store
@@ -13,16 +12,17 @@ MOST_SLICES = 10
 
 
 class Checkpoints:
-    def __init__(self, store: Store, running: Mapping[str, Asking]) -> None:
+    """Keeps the running turns in the order in which they were saved: those who have waited longest come first."""
+
+    def __init__(self, store: Store, running: dict[str, Asking]) -> None:
         self._store = store
         self._running = running
-        self._waiting: deque[Asking] = deque()
         self._slices = 0  # of the round under way
         self._timer: asyncio.TimerHandle | None = None
 
-    def add(self, asking: Asking) -> None:
-        self._waiting.append(asking)
-        if len(self._waiting) > SLICE_TURNS * self._slices and self._slices < MOST_SLICES:
+    def one_more(self) -> None:
+        """A turn has begun to run."""
+        if len(self._running) > SLICE_TURNS * self._slices and self._slices < MOST_SLICES:
             self._save()
 
     def stop(self) -> None:
@@ -32,19 +32,16 @@ class Checkpoints:
     def _save(self) -> None:
         """One slice; the others follow."""
         self.stop()
-        waiting = self._waiting
-        self._slices = min(MOST_SLICES, -(-len(waiting) // SLICE_TURNS))
+        running = self._running
+        self._slices = min(MOST_SLICES, -(-len(running) // SLICE_TURNS))
+        if not running:
+            return
         parts = []
-        for _ in range(-(-len(waiting) // self._slices)):
-            asking = waiting.popleft()
-            if asking.turn.id in self._running:
-                waiting.append(asking)
-                part = asking.part()
-                if part is not None:
-                    parts.append(part)
+        for turn_id, asking in tuple(islice(running.items(), -(-len(running) // self._slices))):
+            running[turn_id] = running.pop(turn_id)
+            part = asking.part()
+            if part is not None:
+                parts.append(part)
         if parts:
             self._store.checkpoint(parts)
-        if waiting:
-            self._timer = asyncio.get_running_loop().call_later(ROUND_SECONDS / self._slices, self._save)
-        else:
-            self._slices = 0
+        self._timer = asyncio.get_running_loop().call_later(ROUND_SECONDS / self._slices, self._save)

@@ -9,6 +9,7 @@ import pytest
 from client.settings import PROTOCOLS
 from proto.events import Complete
 from proto.requests import ChatRequest
+from server.asking import Asking
 from server.models import End
 from tests.conftest import connect_client
 
@@ -76,5 +77,9 @@ def test_what_was_said_is_nothing_that_the_collector_walks_through(serving, run,
             assert not gc.is_tracked(turn._said)
             assert not gc.is_tracked(app.store._turns[turn.id].chunks)
             assert app.store._turns[turn.id].chunks == turn._said
+            del asked
+            assert not [one for one in gc.get_objects() if type(one) is Asking and one.turn is turn], (
+                "who asked is gone"
+            )
 
     run(scenario())
