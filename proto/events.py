@@ -130,17 +130,19 @@ _MAKERS = _Makers(
 
 
 @cache
-def _members(kind: Any) -> Callable[[Any], str]:
-    """What makes `,"name":value` of each field of such a word that is not None: one format string. A loop over the
-    fields takes 1.7 times as long."""
-    pieces = []
+def _members(kind: Any, before: str = "") -> Callable[[Any], str]:
+    """What makes `,"name":value` of each field of such a word that is not None, behind what stands before: one format
+    string. A loop over the fields takes three times as long."""
+    form = before.replace("{", "{{")
     for place, name in enumerate(kind._fields):
-        value = f"makers[word[{place}].__class__](word[{place}])"
-        if NoneType in get_args(kind.__annotations__[name]):
-            pieces.append(f"""{{'' if word[{place}] is None else ',"{name}":' + {value}}}""")
+        told, value = kind.__annotations__[name], f"word[{place}]"
+        if told is bool:
+            made = f'"true" if {value} else "false"'
         else:
-            pieces.append(f',"{name}":{{{value}}}')
-    members: Callable[[Any], str] = eval(f"lambda word: f'''{''.join(pieces)}'''", {"makers": _MAKERS})
+            made = {str: f"quote({value})", int: value, float: value}.get(told, f"dumps({value})")
+        member = f',"{name}":{{{made}}}'
+        form += f"""{{"" if {value} is None else f'{member}'}}""" if NoneType in get_args(told) else member
+    members: Callable[[Any], str] = eval(f"lambda word: f'''{form}'''", {"quote": quote, "dumps": dumps})
     return members
 
 
@@ -152,10 +154,10 @@ def dumps(value: Any) -> str:
 
 def tagged(kind: str, word: Any, **more: Any) -> str:
     """A word as an object that says what it is, `type` first, and more behind its fields."""
-    members = _members(word.__class__)(word)
-    if more:
-        members += "".join([f",{quote(name)}:{dumps(item)}" for name, item in more.items()])
-    return f'{{"type":"{kind}"{members}}}'
+    text = _members(word.__class__, f'{{"type":"{kind}"')(word)
+    for name, item in more.items():
+        text += f",{quote(name)}:{dumps(item)}"
+    return text + "}"
 
 
 def as_json(event: Event | Heartbeat) -> str:
