@@ -1,7 +1,7 @@
 """A response body that follows a turn: what the HTTP transports that stream have in common.
 
-1. After the head, events are written straight to the socket by the turn itself (`server.lane`), with the chunked
-   framing of HTTP/1.1 made once per event. aiohttp writes the head before and the last chunk after.
+1. Events are written straight to the socket by the turn itself (`server.lane`), the first of them together with the
+   head, with the chunked framing of HTTP/1.1 made once per event.
 2. The request's task only waits. When the peer leaves, aiohttp cancels it; the turn goes on for the grace time.
 """
 
@@ -10,16 +10,18 @@ import asyncio
 from aiohttp import web
 
 from proto.events import Event, chunk_maker
-from server.edge import LEAVING, HttpProtocol, Sink, answer_headers
+from server.edge import STREAMED, HttpProtocol, Sink
 from server.lane import Follower, Framing
+from server.reply import Reply
 from server.turn import Turn
 
-STREAM_HEADERS = {
+STREAM_FIELDS = {
     "Cache-Control": "no-cache, no-transform",
     "Connection": "keep-alive",
     "X-Accel-Buffering": "no",
     "X-Content-Type-Options": "nosniff",
 }
+LAST_CHUNK = b"0\r\n\r\n"
 # The first lines of chunks of the usual sizes: to format the number takes longer than the rest.
 _SIZES = [f"{size:x}\r\n" for size in range(1024)]
 
@@ -92,16 +94,21 @@ def chunked(data: bytes) -> bytes:
 class BodyReader(Sink):
     """A body that follows a turn."""
 
-    __slots__ = ("_transport", "done", "follower", "framing", "write")
+    __slots__ = ("_direct", "_head", "_transport", "done", "follower", "framing", "write")
 
-    def __init__(
-        self, protocol: HttpProtocol, transport: asyncio.Transport, framing: BodyFraming, done: "asyncio.Future[None]"
-    ) -> None:
+    def __init__(self, protocol: HttpProtocol, transport: asyncio.Transport, framing: BodyFraming, head: bytes) -> None:
         self.framing = framing
-        self.write = protocol.direct.write
-        self.done = done
+        self.write = self.begin
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.follower: Follower | None = None
+        self._direct = protocol.direct
         self._transport = transport
+        self._head = head
+
+    def begin(self, data: bytes) -> None:
+        """The first write takes the head along."""
+        self.write = self._direct.write
+        self.write(self._head + data)
 
     def ended(self, follower: Follower) -> None:
         if not self.done.done():
@@ -126,33 +133,26 @@ async def stream_turn(
     request: web.Request, turn: Turn, after: int, chunked: Chunked, seconds: float | None = None
 ) -> web.StreamResponse:
     """Answer with the turn's events after a (checked) cursor, to the end, or for so many seconds."""
-    response = web.StreamResponse(
-        headers={
-            **STREAM_HEADERS, "Content-Type": chunked.content_type, "X-Turn-Id": turn.id, **answer_headers(request)
-        }
-    )  # fmt: skip
+    reply = Reply(None, {**STREAM_FIELDS, "Content-Type": chunked.content_type, "X-Turn-Id": turn.id})
     framing: BodyFraming = chunked
+    end = LAST_CHUNK
     if request.version >= (1, 1):
-        response.enable_chunked_encoding()
+        reply.fields["Transfer-Encoding"] = "chunked"
     else:  # HTTP/1.0, where a stream ends with the connection
-        framing = chunked.plain
-    if request.version < (1, 1) or LEAVING in request:
-        response.force_close()
-        del response.headers["Connection"]
+        framing, end = chunked.plain, b""
+        reply.force_close()
     protocol, transport = request.protocol, request.transport
-    turn.attend()
-    try:
-        await response.prepare(request)
-        if transport is None or transport.is_closing():
-            raise ConnectionResetError("the peer has left")
-        assert isinstance(protocol, HttpProtocol)
-        reader = BodyReader(protocol, transport, framing, asyncio.get_running_loop().create_future())
-        if framing.head:
-            reader.write(framing.head)
-        protocol.sink = reader
-        follower = turn.follow(reader, after, protocol.writing_paused)
-    finally:
-        turn.neglect()
+    if transport is None or transport.is_closing():
+        turn.check_attendance()
+        raise ConnectionResetError("the peer has left")
+    assert isinstance(protocol, HttpProtocol)
+    head = reply.head(request) + framing.head
+    request[STREAMED] = True
+    reader = BodyReader(protocol, transport, framing, head)
+    if after == turn.last_seq:  # there is nothing yet that could take the head along
+        reader.begin(b"")
+    protocol.sink = reader
+    follower = turn.follow(reader, after, protocol.writing_paused)
     late = False
     try:
         async with asyncio.timeout(seconds):
@@ -162,8 +162,5 @@ async def stream_turn(
     finally:
         protocol.sink = None
         follower.close()
-    tail = framing.tail(late)
-    if tail:
-        reader.write(tail)
-    await response.write_eof()
-    return response
+    reader.write(framing.tail(late) + end)
+    return reply

@@ -1,10 +1,13 @@
-"""Timestamps as the contract writes them: RFC 3339, UTC, microseconds, `+00:00`."""
+"""Timestamps as the contract writes them: RFC 3339, UTC, microseconds, `+00:00`; and as HTTP does."""
 
 import time
 from datetime import UTC, datetime
+from email.utils import formatdate
 
 _second = -1
 _until_second = ""
+_dated = -1
+_date = ""
 
 
 def timestamp() -> str:
@@ -24,3 +27,12 @@ def rfc3339(seconds: float) -> str:
 def seconds_of(stamp: str) -> float:
     """The time in seconds since the epoch of a timestamp of ours."""
     return datetime.fromisoformat(stamp).timestamp()
+
+
+def http_date() -> str:
+    """Now, as HTTP writes it (RFC 9110 section 5.6.7); made once a second."""
+    global _dated, _date
+    second = int(time.time())
+    if second != _dated:
+        _dated, _date = second, formatdate(second, usegmt=True)
+    return _date

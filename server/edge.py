@@ -10,9 +10,7 @@
 """
 
 import asyncio
-import itertools
 import logging
-import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from ipaddress import ip_address
 from typing import Any, cast
@@ -22,12 +20,11 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.web_protocol import RequestHandler
 
-from proto.answers import Problem
-from proto.errors import CODES, ChatError
-from proto.events import dumps
-from proto.requests import ChatRequest, chat_request, invalid, json_object, sane_request_id
-from server import VERSION, lane
+from proto.errors import ChatError
+from proto.requests import ChatRequest, chat_request, invalid, json_object
+from server import lane
 from server.direct import DirectWriter
+from server.reply import Reply, common_fields, problem
 
 log = logging.getLogger(__name__)
 
@@ -36,21 +33,16 @@ BODY_SECONDS = 20.0
 KEEP_ALIVE_SECONDS = 75.0
 MAX_HEADER_BYTES = 8190
 MAX_HEADERS = 64
-JSON_TYPE = "application/json; charset=utf-8"
-PROBLEM_TYPE = "application/problem+json"
-SERVER = f"fivewire/{VERSION}"
 EXPOSED = "X-Request-Id, X-Turn-Id, Retry-After"
 ALLOWED_HEADERS = (
     "Content-Type, Accept, Idempotency-Key, Last-Event-ID, X-Request-Id, Authorization, X-Grpc-Web, X-User-Agent, "
     "Grpc-Timeout"
 )
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+GOODBYE = {"Connection": "close"}
+STREAMED: web.RequestKey[bool] = web.RequestKey("streamed")  # in a request whose stream has started
 
-LEAVING: web.RequestKey[bool] = web.RequestKey("leaving")  # in requests to a server that is stopping, for streams
-_ANSWER_HEADERS: web.RequestKey[dict[str, str]] = web.RequestKey("answer_headers")
-_prefix = secrets.token_hex(4)
-_numbers = itertools.count(1)
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 def max_body_bytes(max_message_chars: int) -> int:
@@ -115,62 +107,29 @@ def _authority(origin: str) -> str:
         return ""
 
 
-def answer_headers(request: web.BaseRequest) -> dict[str, str]:
-    """What every answer carries; for a stream, which must say it before it starts. The request id is the caller's, if
-    sane, else made; the same for the life of the request."""
-    try:
-        return request[_ANSWER_HEADERS]
-    except KeyError:
-        request_id = sane_request_id(request.headers.get("X-Request-Id")) or f"{_prefix}-{next(_numbers):x}"
-        headers = request[_ANSWER_HEADERS] = {"X-Request-Id": request_id, "Server": SERVER}
-        return headers
-
-
 def _allow(request: web.BaseRequest, origin: str) -> None:
     """Have the answer say that a page of this foreign origin may read it."""
     allowed = {"Access-Control-Allow-Origin": origin, "Access-Control-Expose-Headers": EXPOSED, "Vary": "Origin"}
-    answer_headers(request).update(allowed)
-
-
-def json_answer(word: Any, status: int = 200) -> web.Response:
-    """A word as JSON."""
-    return web.Response(
-        body=dumps(word).encode(),
-        status=status,
-        headers={"Content-Type": JSON_TYPE, "Cache-Control": "no-store"},
-    )
-
-
-def problem(error: ChatError, request: web.BaseRequest) -> web.Response:
-    """An error as problem+json."""
-    word = Problem(
-        "about:blank", CODES[error.code].title, error.http, error.message, error.code, error.retryable,
-        answer_headers(request)["X-Request-Id"], error.turn_id,
-    )  # fmt: skip
-    headers = {"Content-Type": PROBLEM_TYPE, "Cache-Control": "no-store"}
-    if error.retry_after is not None:
-        headers["Retry-After"] = str(max(1, round(error.retry_after)))
-    # Text that is quoted from a request may not be valid UTF-8.
-    return web.Response(body=dumps(word).encode("utf-8", "replace"), status=error.http, headers=headers)
+    common_fields(request).update(allowed)
 
 
 def middleware(access: Access, leaving: Callable[[], bool]) -> Any:
-    """The one middleware: Host, Origin, errors, request id. Who asks a server that is leaving is told not to ask again
-    on this connection."""
+    """The one middleware: Host, Origin, errors. Who asks a server that is leaving is told not to ask again on this
+    connection."""
 
     @web.middleware
     async def edge(request: web.Request, handler: Handler) -> web.StreamResponse:
         response: web.StreamResponse
-        if leaving():
-            request[LEAVING] = True
         try:
+            if leaving():
+                common_fields(request).update(GOODBYE)
             access.check_host(request.headers.get("Host", ""))
             if "Origin" in request.headers:
                 origin = access.check(request.headers)
                 if origin is not None:
                     _allow(request, origin)
                 if request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers:
-                    response = _preflight(request)
+                    response = _preflight()
                 else:
                     response = await handler(request)
             else:
@@ -178,43 +137,47 @@ def middleware(access: Access, leaving: Callable[[], bool]) -> Any:
         except ChatError as error:
             response = problem(error, request)
         except web.HTTPException as error:
-            response = problem(_as_chat_error(error, request), request)
-            if isinstance(error, web.HTTPMethodNotAllowed):
-                response.headers["Allow"] = error.headers["Allow"]
+            response = _refusal(error, request)
         except (asyncio.CancelledError, ConnectionError):
             raise  # the peer has left
         except Exception:
             log.exception("a bug: %s %s failed", request.method, request.path)
-            if request.writer.output_size:  # the answer has started: a second one in it would only confuse
-                raise ConnectionError("the response has started") from None
+            if _started(request):
+                raise ConnectionError("the answer has started") from None
             response = problem(ChatError("internal", "The server failed; its log says more."), request)
-        if not response.prepared:
-            response.headers.update(answer_headers(request))
-            if leaving():  # by now
-                response.force_close()
+        if leaving():  # by now
+            common_fields(request).update(GOODBYE)
         return response
 
     return edge
 
 
-def _preflight(request: web.Request) -> web.Response:
-    return web.Response(
-        status=204,
-        headers={
-            "Access-Control-Allow-Methods": "GET, POST, DELETE, OPTIONS",
-            "Access-Control-Allow-Headers": ALLOWED_HEADERS,
-            "Access-Control-Max-Age": "600",
-        },
-    )
+def _started(request: web.BaseRequest) -> bool:
+    """Whether an answer has begun: a second one in it would only confuse."""
+    return request.writer.output_size > 0 or STREAMED in request
 
 
-def _as_chat_error(error: web.HTTPException, request: web.Request) -> ChatError:
+def _preflight() -> Reply:
+    fields = {
+        "Access-Control-Allow-Methods": "GET, POST, DELETE, OPTIONS",
+        "Access-Control-Allow-Headers": ALLOWED_HEADERS,
+        "Access-Control-Max-Age": "600",
+    }
+    return Reply(None, fields, 204)
+
+
+def _refusal(error: web.HTTPException, request: web.Request) -> Reply:
+    """What aiohttp refuses, in our form."""
     if isinstance(error, web.HTTPMethodNotAllowed):
         allowed = ", ".join(sorted(error.allowed_methods))
-        return ChatError("invalid_request", f"{request.path} takes {allowed}, not {request.method[:20]}.", http=405)
+        text = f"{request.path} takes {allowed}, not {request.method[:20]}."
+        reply = problem(ChatError("invalid_request", text, http=405), request)
+        reply.fields["Allow"] = error.headers["Allow"]
+        return reply
     if error.status == 404:
-        return ChatError("not_found", "There is no such route: GET / lists those that there are.")
-    return ChatError("invalid_request", error.reason or "The request is not valid.", http=error.status)
+        return problem(ChatError("not_found", "There is no such route: GET / lists those that there are."), request)
+    text = error.reason or "The request is not valid."
+    return problem(ChatError("invalid_request", text, http=error.status), request)
 
 
 async def read_body(request: web.Request, limit: int) -> bytes:
@@ -372,14 +335,13 @@ class HttpProtocol(RequestHandler):
         message: str | None = None,
     ) -> web.StreamResponse:
         """A request that aiohttp could not parse, or an exception that no handler caught."""
-        if request.writer.output_size > 0:
-            raise ConnectionError("the response has started")
+        if _started(request):
+            raise ConnectionError("the answer has started")
         if isinstance(exc, HttpProcessingError):
             error = ChatError("invalid_request", "The request is not valid HTTP/1.1, or its head is too large.")
         else:
             log.error("a bug: the request failed outside of its handler", exc_info=exc)
             error = ChatError("internal", "The server failed; its log says more.")
-        response = problem(error, request)
-        response.headers.update(answer_headers(request))
-        response.force_close()
-        return response
+        reply = problem(error, request)
+        reply.force_close()
+        return reply

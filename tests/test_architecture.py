@@ -21,7 +21,7 @@ CORE = (
     "server.pieces", "server.sessions", "server.settings", "server.stats", "server.turn",
 )  # fmt: skip
 CONTRACTS = ("server.models", "server.stores")
-HTTP_EDGE = ("server.edge", "server.body", "server.connection", "server.frames")
+HTTP_EDGE = ("server.edge", "server.body", "server.connection", "server.frames", "server.reply")
 GRPC_EDGE = ("server.conversation", "server.h2", "server.outflow", "server.rpc")
 ROOT_OF_ALL = ("server.app", "server.reload", "server.__main__")
 

@@ -16,6 +16,7 @@ from proto.grpc_web import BINARY, FORMS, JSON, TEXT, Form
 from server.body import BodyFraming, Chunked, stream_turn
 from server.chat import Chat
 from server.edge import client_name, max_body_bytes, read_body
+from server.reply import Reply
 from server.rpc import METHODS, SERVICE, Rpc, framed_event
 from server.transports import Parameter, Route
 from server.turn import Turn
@@ -75,14 +76,14 @@ def routes(chat: Chat) -> list[Route]:
             end = grpc_web.trailers("INVALID_ARGUMENT", f"The request is not valid: {error}.")
         except TimeoutError:
             end = grpc_web.trailers("DEADLINE_EXCEEDED", "The time of the call is up.")
-        return response(end, form)
+        return reply(end, form)
 
     async def answer(request: web.Request, form: Form) -> web.StreamResponse:
         method = METHODS.get(request.match_info["method"])
         if method is None or method.takes_stream:
             name = request.match_info["method"]
             what = f"{name} needs gRPC over HTTP/2" if method else f"There is no call {name[:64]}"
-            return response(grpc_web.trailers("UNIMPLEMENTED", f"{what}."), form)
+            return reply(grpc_web.trailers("UNIMPLEMENTED", f"{what}."), form)
         data = grpc_web.message(await read_body(request, limit), form)
         asked = (pb_json.parse_json if form.json else pb.parse)(method.takes, data)
         timeout = request.headers.get("grpc-timeout")
@@ -90,16 +91,15 @@ def routes(chat: Chat) -> list[Route]:
         if method.gives_stream:
             followed = await rpc.follow(asked, client_name(request))
             if followed is None:
-                return response(grpc_web.trailers("OK"), form)
+                return reply(grpc_web.trailers("OK"), form)
             return await stream_turn(request, followed.turn, followed.after, FRAMINGS[form], seconds)
         async with asyncio.timeout(seconds):
             told = await rpc.answer(method.name, asked)
         payload = pb_json.message_json(told).encode() if form.json else told.SerializeToString()
-        return response(grpc_web.frame(payload) + grpc_web.trailers("OK"), form)
+        return reply(grpc_web.frame(payload) + grpc_web.trailers("OK"), form)
 
-    def response(body: bytes, form: Form) -> web.Response:
-        headers = {"Content-Type": form.content_type, "Cache-Control": "no-store"}
-        return web.Response(body=coded(body, form), headers=headers)
+    def reply(body: bytes, form: Form) -> Reply:
+        return Reply(coded(body, form), {"Content-Type": form.content_type, "Cache-Control": "no-store"})
 
     return [
         Route(

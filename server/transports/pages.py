@@ -13,13 +13,14 @@ from typing import NamedTuple
 from aiohttp import web
 
 from proto.errors import ChatError
+from server.reply import Reply
 from server.transports import Route
 
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data: blob:; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-HEADERS = {
+FIELDS = {
     "Cache-Control": "no-cache",
     "Content-Security-Policy": POLICY,
     "Cross-Origin-Opener-Policy": "same-origin",
@@ -37,7 +38,7 @@ TYPES = {
 
 class File(NamedTuple):
     body: bytes
-    headers: dict[str, str]
+    fields: dict[str, str]
     etag: str
 
 
@@ -45,7 +46,7 @@ def _read(entry: Traversable) -> File:
     body = entry.read_bytes()
     etag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
     suffix = "." + entry.name.rpartition(".")[2]
-    return File(body, {**HEADERS, "Content-Type": TYPES[suffix], "ETag": etag}, etag)
+    return File(body, {**FIELDS, "Content-Type": TYPES[suffix], "ETag": etag}, etag)
 
 
 def _tree(folder: Traversable, below: str = "") -> dict[str, File]:
@@ -59,11 +60,11 @@ def _tree(folder: Traversable, below: str = "") -> dict[str, File]:
     return found
 
 
-def _answer(request: web.Request, file: File) -> web.Response:
+def _answer(request: web.Request, file: File) -> Reply:
     known = request.headers.get("If-None-Match", "")
     if known == "*" or file.etag in known:
-        return web.Response(status=304, headers={**HEADERS, "ETag": file.etag})
-    return web.Response(body=file.body, headers=file.headers)
+        return Reply(None, {**FIELDS, "ETag": file.etag}, 304)
+    return Reply(file.body, file.fields)
 
 
 def routes() -> list[Route]:
@@ -77,7 +78,7 @@ def routes() -> list[Route]:
         return _answer(request, tree["docs.html"])
 
     async def without_slash(request: web.Request) -> web.StreamResponse:
-        return web.Response(status=308, headers={"Location": request.path.rstrip("/")})
+        return Reply(b"", {"Location": request.path.rstrip("/")}, 308)
 
     async def asset(request: web.Request) -> web.StreamResponse:
         file = tree.get(request.match_info["path"])

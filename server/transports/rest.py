@@ -21,8 +21,9 @@ from proto.requests import ChatRequest, NewSession, invalid, text_field
 from server import VERSION
 from server.chat import MAX_PAGE, PAGE, Chat
 from server.clock import rfc3339, timestamp
-from server.edge import JSON_TYPE, client_name, json_answer, max_body_bytes, read_chat_request, read_json
+from server.edge import client_name, max_body_bytes, read_chat_request, read_json
 from server.openapi import Messages, document
+from server.reply import JSON_TYPE, Reply, json_reply
 from server.stats import prometheus
 from server.transports import IDEMPOTENCY_KEY, Parameter, Route
 from server.turn import Turn
@@ -52,56 +53,56 @@ def routes(chat: Chat, everything: Sequence[Route], websocket: Messages) -> list
         asked = await read_chat_request(request, chat.settings.max_message_chars)
         turn = await chat.send(asked, "rest", client_name(request))
         await turn.ended()
-        response = json_answer(answer_of(turn))
+        reply = json_reply(answer_of(turn))
         figures.chunks += turn.chunk_count
-        figures.bytes += response.content_length or 0
-        return response
+        figures.bytes += len(reply.body or b"")
+        return reply
 
     async def new_session(request: web.Request) -> web.StreamResponse:
         fields = await read_json(request, limit, optional=True)
         session = await chat.new_session(text_field(fields, "model_id"))
-        return json_answer(SessionCreated(session.id, session.model, timestamp()))
+        return json_reply(SessionCreated(session.id, session.model, timestamp()))
 
     async def sessions(request: web.Request) -> web.StreamResponse:
         asked = request.query.get("limit", str(PAGE))
         if not (asked.isascii() and asked.isdigit() and len(asked) < 5 and 1 <= int(asked) <= MAX_PAGE):
             raise invalid(f"'limit' must be a whole number from 1 to {MAX_PAGE}.")
-        return json_answer(await chat.sessions(int(asked), request.query.get("before")))
+        return json_reply(await chat.sessions(int(asked), request.query.get("before")))
 
     async def session(request: web.Request) -> web.StreamResponse:
-        return json_answer(await chat.detail(request.match_info["session_id"]))
+        return json_reply(await chat.detail(request.match_info["session_id"]))
 
     async def delete(request: web.Request) -> web.StreamResponse:
         session_id = request.match_info["session_id"]
         await chat.delete(session_id)
-        return json_answer(Note(f"Session {session_id} deleted"))
+        return json_reply(Note(f"Session {session_id} deleted"))
 
     async def clear(request: web.Request) -> web.StreamResponse:
         session_id = request.match_info["session_id"]
         await chat.clear(session_id)
-        return json_answer(Note(f"Session {session_id} cleared"))
+        return json_reply(Note(f"Session {session_id} cleared"))
 
     async def health(request: web.Request) -> web.StreamResponse:
-        return json_answer(chat.health(), status=503 if chat.draining else 200)
+        return json_reply(chat.health(), status=503 if chat.draining else 200)
 
     async def stats(request: web.Request) -> web.StreamResponse:
-        return json_answer(chat.tell())
+        return json_reply(chat.tell())
 
     async def metrics(request: web.Request) -> web.StreamResponse:
-        return web.Response(body=prometheus(chat.tell()).encode(), headers={"Content-Type": PROMETHEUS_TYPE})
+        return Reply(prometheus(chat.tell()).encode(), {"Content-Type": PROMETHEUS_TYPE})
 
     async def models(request: web.Request) -> web.StreamResponse:
-        return json_answer(await chat.catalog.models())
+        return json_reply(await chat.catalog.models())
 
     async def index(request: web.Request) -> web.StreamResponse:
         if "text/html" in ", ".join(request.headers.getall("Accept", ())):
-            return web.Response(status=303, headers={"Location": "/demo"})
+            return Reply(b"", {"Location": "/demo"}, 303)
         endpoints = [
             {"method": route.method, "path": route.path, "summary": route.summary}
             for route in everything
             if route.listed
         ]
-        return json_answer(
+        return json_reply(
             {
                 "name": "fivewire",
                 "version": VERSION,
@@ -118,7 +119,7 @@ def routes(chat: Chat, everything: Sequence[Route], websocket: Messages) -> list
         return dumps(document(everything, VERSION, websocket)).encode()
 
     async def openapi(request: web.Request) -> web.StreamResponse:
-        return web.Response(body=described(), headers={"Content-Type": JSON_TYPE, "Cache-Control": "no-store"})
+        return Reply(described(), {"Content-Type": JSON_TYPE, "Cache-Control": "no-store"})
 
     id_parameter = Parameter("session_id", "path", "1 to 128 of `A-Z a-z 0-9 . _ -`.")
     chat_errors = (

@@ -9,7 +9,8 @@ from proto.requests import ChatRequest, after_seq, cursor, invalid
 from server.body import Chunked, ChunkedText, TextFraming, stream_turn
 from server.chat import Chat
 from server.clock import timestamp
-from server.edge import client_name, json_answer, read_chat_request
+from server.edge import client_name, read_chat_request
+from server.reply import Reply, json_reply
 from server.transports import IDEMPOTENCY_KEY, Parameter, Route
 from server.turn import Turn
 
@@ -80,19 +81,19 @@ def routes(chat: Chat) -> list[Route]:
         turn_id = request.match_info["turn_id"]
         framing = wanted(request)
         if framing is None:
-            return json_answer((await chat.turn(turn_id)).snapshot())
+            return json_reply((await chat.turn(turn_id)).snapshot())
         after = after_cursor(request, turn_id)
         turn = await chat.turn(turn_id)
         after = turn.check_cursor(after)
         if turn.nothing_left(after):
-            return web.Response(status=204, headers={"X-Turn-Id": turn.id})
+            return Reply(None, {"X-Turn-Id": turn.id}, 204)
         if turn.running:
             chat.admit_reader()
         return await stream_turn(request, turn, after, framing)
 
     async def cancel(request: web.Request) -> web.StreamResponse:
         turn = await chat.cancel(request.match_info["turn_id"])
-        return json_answer(turn.snapshot())
+        return json_reply(turn.snapshot())
 
     media = (ndjson.CONTENT_TYPE, sse.CONTENT_TYPE)
     turn_id = Parameter("turn_id", "path", "The turn, as `session_info` or the header `X-Turn-Id` named it.")

@@ -6,8 +6,9 @@ from proto.errors import CLOSE_GOING_AWAY, CLOSE_NOT_ALLOWED, CLOSE_TOO_BIG, CLO
 from proto.requests import invalid
 from proto.websocket import ADDED, CLIENT, SERVER
 from server.connection import CLOSE_SECONDS, Connection, Hub
-from server.edge import HttpProtocol, answer_headers, client_name, max_body_bytes
+from server.edge import HttpProtocol, client_name, max_body_bytes
 from server.openapi import Messages
+from server.reply import common_fields
 from server.transports import Route
 
 MESSAGES = Messages(
@@ -33,7 +34,7 @@ def routes(hub: Hub) -> list[Route]:
         ws = web.WebSocketResponse(timeout=CLOSE_SECONDS, autoping=False, max_msg_size=max_message_bytes)
         if not ws.can_prepare(request):
             raise invalid("This route is a WebSocket: connect with 'Upgrade: websocket', version 13.")
-        ws.headers.update(answer_headers(request))
+        ws.headers.update(common_fields(request))
         full = chat.stats.websockets >= chat.settings.max_streams
         await ws.prepare(request)
         protocol, transport = request.protocol, request.transport

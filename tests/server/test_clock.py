@@ -27,3 +27,10 @@ def test_a_timestamp_can_be_read_back():
     assert before - 1e-6 <= clock.seconds_of(stamp) <= time.time()
     assert datetime.fromisoformat(stamp).tzinfo == UTC
     assert clock.rfc3339(clock.seconds_of(stamp)) == stamp
+
+
+def test_the_date_is_that_of_http(monkeypatch):
+    days = {784_111_777.9: "Sun, 06 Nov 1994 08:49:37 GMT", 951_827_696.0: "Tue, 29 Feb 2000 12:34:56 GMT"}
+    moments = iter([*days, *days, *reversed(days)])
+    monkeypatch.setattr(time, "time", lambda: next(moments))
+    assert [clock.http_date() for _ in range(6)] == [*days.values(), *days.values(), *reversed(days.values())]

@@ -1,0 +1,115 @@
+"""What an HTTP request gets: a status, fields and a body, which leave in one piece, or the head of a stream.
+
+1. A reply goes straight to the socket, as the events of turns do. aiohttp's own response looks for much that no answer
+   of this server has (cookies, compression, ranges); a `POST /chat` takes a ninth less time without.
+2. The fields that every reply carries, and whether the connection ends with it, are decided in one place, `Reply.head`.
+3. An error is problem+json.
+"""
+
+import itertools
+import secrets
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, cast
+
+from aiohttp import web
+from aiohttp.abc import AbstractStreamWriter
+
+from proto.answers import Problem
+from proto.errors import CODES, ChatError
+from proto.events import dumps
+from proto.requests import sane_request_id
+from server import VERSION
+from server.clock import http_date
+
+if TYPE_CHECKING:
+    from server.edge import HttpProtocol
+
+JSON_TYPE = "application/json; charset=utf-8"
+PROBLEM_TYPE = "application/problem+json"
+SERVER = f"fivewire/{VERSION}"
+
+_COMMON: web.RequestKey[dict[str, str]] = web.RequestKey("common_fields")
+_prefix = secrets.token_hex(4)
+_numbers = itertools.count(1)
+
+
+def common_fields(request: web.BaseRequest) -> dict[str, str]:
+    """The fields of whatever this request gets. Its id is the caller's, if sane, else made; the same for the life of
+    the request."""
+    try:
+        return request[_COMMON]
+    except KeyError:
+        request_id = sane_request_id(request.headers.get("X-Request-Id")) or f"{_prefix}-{next(_numbers):x}"
+        fields = request[_COMMON] = {"X-Request-Id": request_id, "Server": SERVER}
+        return fields
+
+
+class Reply(web.StreamResponse):
+    """A whole answer, which aiohttp has sent with `prepare`; or a stream, whose `head` has been taken before."""
+
+    def __init__(self, body: bytes | None, fields: Mapping[str, str], status: int = 200) -> None:
+        """Without a body (None) it has no `Content-Length` either: a stream, or a status that allows none."""
+        super().__init__(status=status)
+        self.body = body
+        self.fields = dict(fields)
+        self._last = False  # on its connection
+        self._writer: AbstractStreamWriter | None = None  # from the head on
+
+    def head(self, request: web.BaseRequest) -> bytes:
+        """Status line and fields, to be sent now."""
+        self._writer = request.writer
+        fields = {**self.fields, **common_fields(request), "Date": http_date()}
+        if self.body is not None:
+            fields["Content-Length"] = str(len(self.body))
+        if self._last or not request.keep_alive:
+            fields["Connection"] = "close"
+        elif request.version < (1, 1):
+            fields.setdefault("Connection", "keep-alive")
+        self._last = fields.get("Connection") == "close"
+        lines = "".join([f"{name}: {value}\r\n" for name, value in fields.items()])
+        if not lines.count("\n") == lines.count("\r") == len(fields):
+            raise ValueError("a line break in a field's value")
+        return f"HTTP/1.1 {self.status} {self.reason}\r\n{lines}\r\n".encode("utf-8", "surrogateescape")
+
+    # aiohttp's side
+
+    @property
+    def prepared(self) -> bool:
+        return self._writer is not None
+
+    @property
+    def keep_alive(self) -> bool:
+        return not self._last
+
+    def force_close(self) -> None:
+        self._last = True
+
+    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
+        if self._writer is None:
+            head = self.head(request)
+            whole = head if request.method == "HEAD" else head + (self.body or b"")
+            cast("HttpProtocol", request.protocol).direct.write(whole)
+        return self._writer
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        """The connection's next request is taken when there is room for its answer."""
+        assert self._writer is not None and not data
+        await self._writer.drain()
+
+
+def json_reply(word: Any, status: int = 200) -> Reply:
+    """A word as JSON."""
+    return Reply(dumps(word).encode(), {"Content-Type": JSON_TYPE, "Cache-Control": "no-store"}, status)
+
+
+def problem(error: ChatError, request: web.BaseRequest) -> Reply:
+    """An error as problem+json."""
+    word = Problem(
+        "about:blank", CODES[error.code].title, error.http, error.message, error.code, error.retryable,
+        common_fields(request)["X-Request-Id"], error.turn_id,
+    )  # fmt: skip
+    fields = {"Content-Type": PROBLEM_TYPE, "Cache-Control": "no-store"}
+    if error.retry_after is not None:
+        fields["Retry-After"] = str(max(1, round(error.retry_after)))
+    # Text that is quoted from a request may not be valid UTF-8.
+    return Reply(dumps(word).encode("utf-8", "replace"), fields, error.http)
