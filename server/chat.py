@@ -1,7 +1,8 @@
 """The chat: the service that every transport calls, and the rules that hold on all of them.
 
 1. One turn runs per session. Between the look at a session and the taking of it nothing awaits.
-2. A request with an idempotency key attaches to the turn that the key has begun, also while that one is beginning.
+2. A request with an idempotency key attaches to the turn that the key has begun. Those with the same key are taken one
+   at a time: between a look for the turn and its beginning another one could begin it, and even end.
 3. What changes a session is done whole, also where the caller leaves in the middle: else the store and what is in
    memory would differ.
 """
@@ -12,6 +13,7 @@ import time
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeVar
+from weakref import WeakValueDictionary
 
 from proto.answers import Health, HistoryMessage, ServerStats, SessionDetail, SessionList, SessionSummary
 from proto.errors import ChatError
@@ -52,6 +54,7 @@ class Chat:
         self._desk = Desk(store, self._sessions, self.stats, settings, self._turn_ended, self._running)
         self._kept = KeptTurns()
         self._keys: dict[Key, str] = {}  # of running turns; the store knows those of all others
+        self._locks: WeakValueDictionary[Key, asyncio.Lock] = WeakValueDictionary()
         self._checkpoints = Checkpoints(store, self._running)
         self._idle: list[asyncio.Future[None]] = []
 
@@ -95,23 +98,25 @@ class Chat:
             raise
 
     async def _send(self, request: ChatRequest, transport: str, client: str, make: bool) -> Turn:
-        key = None
-        if request.idempotency_key is not None:
-            key = Key(request.session_id or f"client {client}", request.idempotency_key)
+        if request.idempotency_key is None:
+            return await self._begin(request, None, transport, client, make)
+        key = Key(request.session_id or f"client {client}", request.idempotency_key)
+        lock = self._locks.get(key)
+        if lock is None:
+            lock = self._locks[key] = asyncio.Lock()
+        async with lock:
             known = await self._keyed(key, request.message)
-            if known is not None:
-                return known
+            return known or await self._begin(request, key, transport, client, make)
+
+    async def _begin(self, request: ChatRequest, key: Key | None, transport: str, client: str, make: bool) -> Turn:
         self.admit()
         model = self.catalog.model(request.model_id) if request.model_id is not None else None
         session = None
         if request.session_id is not None:
             session = await self._sessions.find(request.session_id)
-        if key is not None and key in self._keys:  # begun while this one looked; if in vain, look again
-            return await self._keyed(key, request.message) or await self._send(request, transport, client, make)
-        if self.draining:  # by now
-            self.admit()
-        # From here to `begin` nothing awaits.
-        if request.session_id is not None:
+            if self.draining:  # by now
+                self.admit()
+            # From here to `begin` nothing awaits.
             session = self._sessions.in_memory(request.session_id) or session
         if session is None:
             if request.session_id is not None and not make:

@@ -259,3 +259,26 @@ def test_many_turns_are_saved_in_slices_and_each_in_every_round(run: Any, script
         await chat.close()
 
     run(test())
+
+
+@pytest.mark.parametrize(("read", "session_id"), [("keyed", "s"), ("keyed", None), ("session", "s")])
+def test_a_key_begins_one_turn_though_it_ends_before_another_has_looked(
+    run: Any, tmp_path: Path, script: Any, read: str, session_id: str | None
+) -> None:
+    async def test() -> None:
+        models = script(End("yes"))
+        async with opened(tmp_path, models) as (chat, store):
+
+            async def ask(asked: Ask) -> str:
+                turn = await chat.send(asked, "rest", "me")
+                await turn.ended()
+                return turn.id
+
+            pay = Ask("Pay", session_id, None, "k")
+            async with held(store, read, ask(pay)) as first:
+                second = asyncio.ensure_future(ask(pay))
+                for number in range(5):  # meanwhile it would be answered
+                    await ask(Ask("Hello", f"other {number}"))
+            assert await first == await second
+
+    run(test())
