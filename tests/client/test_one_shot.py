@@ -58,10 +58,11 @@ def bare(lines: str) -> list[dict[str, Any]]:
 CONVERSATION = 'Hello\n\nWhat did I say?  Grüße, 世界 \\ "quoted"\n'
 
 
-def test_every_protocol_tells_the_same(start_server: Callable[..., Any]) -> None:
-    url = start_server("--model", "demo?rate=0").url
+def test_every_protocol_tells_the_same(shared_server: Any) -> None:
     runs = {
-        (name, how): client(url, "--protocol", name, *flags, stdin=subprocess.PIPE)
+        (name, how): client(
+            shared_server.url, "--protocol", name, "--model", "demo?rate=0", *flags, stdin=subprocess.PIPE
+        )
         for name in PROTOCOLS
         for how, flags in (("text", []), ("json", ["--json"]))
     }
@@ -87,16 +88,16 @@ def on_every_protocol(url: str, *arguments: str) -> dict[str, tuple[int, str, st
     return {name: result(process) for name, process in runs.items()}
 
 
-def test_a_model_that_breaks(start_server: Callable[..., Any]) -> None:
-    url = start_server("--model", "demo?chunks=5&rate=0&fail_after=2").url
-    for name, (code, out, err) in on_every_protocol(url, "--json", "hi").items():
+def test_a_model_that_breaks(shared_server: Any) -> None:
+    broken = "demo?chunks=5&rate=0&fail_after=2"
+    for name, (code, out, err) in on_every_protocol(shared_server.url, "--model", broken, "--json", "hi").items():
         assert (code, err) == (1, "fivewire: The demo model broke after 2 pieces, as asked.\n"), name
         types = [event["type"] for event in bare(out)]
         assert types == ["session_info", "status", "chunk", "chunk", "error"], name
 
 
-def test_refusals_are_told(start_server: Callable[..., Any]) -> None:
-    for name, (code, out, err) in on_every_protocol(start_server().url, "--model", "nonsense", "hi").items():
+def test_refusals_are_told(shared_server: Any) -> None:
+    for name, (code, out, err) in on_every_protocol(shared_server.url, "--model", "nonsense", "hi").items():
         assert (code, out) == (1, ""), name
         assert err.startswith("fivewire: There is no model 'nonsense'") and err.count("\n") == 1, name
 
@@ -119,8 +120,8 @@ def test_another_server() -> None:
         server.shutdown()
 
 
-def test_a_session_that_is_new_is_told(start_server: Callable[..., Any]) -> None:
-    url = start_server("--model", "demo?chunks=2&rate=0").url
+def test_a_session_that_is_new_is_told(shared_server: Any) -> None:
+    url, quick = shared_server.url, ("--model", "demo?chunks=2&rate=0")
     for name in PROTOCOLS:
         refused = "There is no session 'grpc'. Not over gRPC, but over any other protocol the first message makes it."
         first = (
@@ -128,9 +129,9 @@ def test_a_session_that_is_new_is_told(start_server: Callable[..., Any]) -> None
             if name == "grpc"
             else (0, "A stream \n", f"fivewire: the session '{name}' is new\n")
         )
-        assert ask(url, "--protocol", name, "--session", name, "hi") == first
-    assert ask(url, "--session", "rest", "hi") == (0, "A stream \n", "")
-    assert ask(url, "--session", "other", "--json", "hi")[::2] == (0, "")
+        assert ask(url, "--protocol", name, "--session", name, *quick, "hi") == first
+    assert ask(url, "--session", "rest", *quick, "hi") == (0, "A stream \n", "")
+    assert ask(url, "--session", "other", "--json", *quick, "hi")[::2] == (0, "")
 
 
 def test_usage() -> None:
@@ -139,9 +140,9 @@ def test_usage() -> None:
     assert "no server address" in err
 
 
-def test_interrupt_cancels_on_the_server(start_server: Callable[..., Any]) -> None:
-    url = start_server("--model", "demo?chunks=5000&rate=50").url
-    sessions = {name: _get(url, "/sessions/new", b"{}")["session_id"] for name in PROTOCOLS}
+def test_interrupt_cancels_on_the_server(shared_server: Any) -> None:
+    url, slow = shared_server.url, b'{"model_id":"demo?chunks=5000&rate=50"}'
+    sessions = {name: _get(url, "/sessions/new", slow)["session_id"] for name in PROTOCOLS}
     runs = {
         name: client(url, "--protocol", name, "--json", "--session", session_id, "a long answer, please")
         for name, session_id in sessions.items()
@@ -160,9 +161,8 @@ def test_interrupt_cancels_on_the_server(start_server: Callable[..., Any]) -> No
         assert _get(url, f"/turns/{turns[name]}")["status"] == "cancelled", name
 
 
-def test_a_second_interrupt_ends_a_write_that_nobody_reads(start_server: Callable[..., Any]) -> None:
-    url = start_server("--model", "demo?chunks=50000&rate=0").url
-    process = client(url, "hi")
+def test_a_second_interrupt_ends_a_write_that_nobody_reads(shared_server: Any) -> None:
+    process = client(shared_server.url, "--model", "demo?chunks=50000&rate=0", "hi")
     assert process.stdout is not None
 
     def full() -> bool:
@@ -180,16 +180,14 @@ def test_a_second_interrupt_ends_a_write_that_nobody_reads(start_server: Callabl
     process.communicate()
 
 
-def test_output_that_is_no_terminal_has_no_sequences(start_server: Callable[..., Any]) -> None:
-    url = start_server("--model", "demo?rate=0").url
-    _, out, _ = ask(url, "tell me about \x1b[31mcolours\x07 and \u202eturns")
+def test_output_that_is_no_terminal_has_no_sequences(shared_server: Any) -> None:
+    _, out, _ = ask(shared_server.url, "--model", "demo?rate=0", "tell me about \x1b[31mcolours\x07 and \u202eturns")
     assert "\x1b" not in out and "\x07" not in out and "\u202e" not in out
     assert "**" in out, "Markdown is left alone"
 
 
-def test_a_reader_that_has_enough(start_server: Callable[..., Any]) -> None:
-    url = start_server("--model", "demo?chunks=5000&rate=0").url
-    with client(url, "hi", text=False) as process:
+def test_a_reader_that_has_enough(shared_server: Any) -> None:
+    with client(shared_server.url, "--model", "demo?chunks=5000&rate=0", "hi", text=False) as process:
         assert process.stdout is not None and process.stderr is not None
         assert process.stdout.read(1) == b"A"
         process.stdout.close()
@@ -197,9 +195,8 @@ def test_a_reader_that_has_enough(start_server: Callable[..., Any]) -> None:
     assert process.returncode == 1
 
 
-def test_too_large_is_told_and_not_tried_again(start_server: Callable[..., Any]) -> None:
-    url = start_server().url
-    runs = {name: client(url, "--protocol", name, stdin=subprocess.PIPE) for name in PROTOCOLS}
+def test_too_large_is_told_and_not_tried_again(shared_server: Any) -> None:
+    runs = {name: client(shared_server.url, "--protocol", name, stdin=subprocess.PIPE) for name in PROTOCOLS}
     for name, process in runs.items():
         code, out, err = result(process, "x" * 500_000)
         assert (code, out) == (1, ""), name

@@ -56,10 +56,10 @@ def test_a_conversation(start_server: Callable[..., Any], terminal: Callable[...
     assert "**" not in screen.text, "Markdown is shown, not its marks"
 
 
-def test_completion(start_server: Callable[..., Any], terminal: Callable[..., Terminal]) -> None:
-    url = start_server("--model", "demo?rate=0").url
+def test_completion(shared_server: Any, terminal: Callable[..., Terminal]) -> None:
+    url = shared_server.url
     get(url, "/chat", {"message": "hi", "session_id": "one-session"})
-    screen = terminal("--server", url)
+    screen = terminal("--server", url, "--model", "demo?rate=0")
     screen.wait_bar("●")
     screen.keys("/p")
     screen.wait_bar("/ping", "how long there and back takes", "/protocol [NAME]")
@@ -77,9 +77,9 @@ def test_completion(start_server: Callable[..., Any], terminal: Callable[..., Te
     screen.wait("/switch N|ID", "go on with a session")
 
 
-def test_switching_protocols_in_mid_answer(start_server: Callable[..., Any], terminal: Callable[..., Terminal]) -> None:
-    url = start_server("--model", "demo?chunks=400&rate=100").url
-    screen = terminal("--server", url, "--session", "s", "--plain")
+def test_switching_protocols_in_mid_answer(shared_server: Any, terminal: Callable[..., Terminal]) -> None:
+    url, model = shared_server.url, "demo?chunks=400&rate=100"
+    screen = terminal("--server", url, "--session", "switching", "--model", model, "--plain")
     screen.wait_bar("●")
     screen.keys("a long answer", ENTER)
     for name in ("ndjson", "websocket", "grpc", "sse"):
@@ -89,24 +89,21 @@ def test_switching_protocols_in_mid_answer(start_server: Callable[..., Any], ter
     screen.wait("─ complete ─", "400 chunks", "resumed 4 times")
     shown = screen.text[screen.text.index("You › a long answer\n") : screen.text.index("╭─")]
     answer = [line for line in shown.split("\n")[1:] if not line.startswith(("You ›", "Going on"))]
-    assert " ".join(answer).split() == get(url, "/sessions/s")["messages"][-1]["text"].split()
+    assert " ".join(answer).split() == get(url, "/sessions/switching")["messages"][-1]["text"].split()
 
 
 @pytest.mark.parametrize("name", ["rest", "sse", "websocket"])
-def test_ctrl_c_stops_the_answer(
-    name: str, start_server: Callable[..., Any], terminal: Callable[..., Terminal]
-) -> None:
-    url = start_server("--model", "demo?chunks=5000&rate=100").url
-    screen = terminal("--server", url, "--protocol", name)
+def test_ctrl_c_stops_the_answer(name: str, shared_server: Any, terminal: Callable[..., Terminal]) -> None:
+    url, session = shared_server.url, f"stopped-{name}"
+    screen = terminal("--server", url, "--protocol", name, "--session", session, "--model", "demo?chunks=5000&rate=100")
     screen.wait_bar("●")
     screen.keys("a long answer", ENTER)
     if name == "rest":  # nothing comes before the whole answer
-        until(lambda: get(url, "/sessions")["sessions"])
+        until(lambda: session in [known["session_id"] for known in get(url, "/sessions")["sessions"]])
     else:
         screen.wait("A stream is a promise")
     screen.keys(CTRL_C)
     screen.wait("─ cancelled ─")
-    session = get(url, "/sessions")["sessions"][0]["session_id"]
     assert get(url, f"/turns/{get(url, f'/sessions/{session}')['messages'][0]['turn_id']}")["status"] == "cancelled"
     screen.keys("/ping", ENTER)
     screen.wait("there and back over")
@@ -116,9 +113,9 @@ def test_ctrl_c_stops_the_answer(
     assert screen.end() == 0
 
 
-def test_leaving_does_not_stop_the_answer(start_server: Callable[..., Any], terminal: Callable[..., Terminal]) -> None:
-    url = start_server("--model", "demo?chunks=5000&rate=100").url
-    screen = terminal("--server", url, "--session", "s")
+def test_leaving_does_not_stop_the_answer(shared_server: Any, terminal: Callable[..., Terminal]) -> None:
+    url, model = shared_server.url, "demo?chunks=5000&rate=100"
+    screen = terminal("--server", url, "--session", "left", "--model", model)
     screen.wait_bar("●")
     screen.keys("a long answer", ENTER)
     screen.wait("A stream is a promise")
@@ -126,7 +123,7 @@ def test_leaving_does_not_stop_the_answer(start_server: Callable[..., Any], term
     screen.wait_anywhere("The answer is still growing: Ctrl-C stops it.")
     screen.keys(CTRL_D)
     assert screen.end() == 0
-    assert get(url, "/sessions/s")["active_turn"]
+    assert get(url, f"/turns/{get(url, '/sessions/left')['active_turn']}/cancel", {})["status"] == "cancelled"
 
 
 @pytest.mark.parametrize("name", ["sse", "websocket", "grpc"])
@@ -151,17 +148,17 @@ def test_a_server_that_restarts_in_mid_answer(
 
 
 @pytest.mark.parametrize("name", ["websocket", "grpc"])
-def test_what_others_do(name: str, start_server: Callable[..., Any], terminal: Callable[..., Terminal]) -> None:
-    url = start_server("--model", "demo?chunks=5&rate=0").url
-    get(url, "/chat", {"message": "hi", "session_id": "room"})
-    here = terminal("--server", url, "--protocol", name, "--session", "room")
+def test_what_others_do(name: str, shared_server: Any, terminal: Callable[..., Terminal]) -> None:
+    url, room = shared_server.url, f"seen-{name}"
+    get(url, "/chat", {"message": "hi", "session_id": room, "model_id": "demo?chunks=5&rate=0"})
+    here = terminal("--server", url, "--protocol", name, "--session", room)
     here.wait("Going on with 2 messages")
-    there = terminal("--server", url, "--protocol", "ws" if name == "grpc" else "grpc", "--session", "room")
+    there = terminal("--server", url, "--protocol", "ws" if name == "grpc" else "grpc", "--session", room)
     here.wait("Somebody has joined")
     there.wait("Going on with 2 messages")
     here.keys("half a sent")
     there.wait_bar("somebody is typing")
-    get(url, "/chat", {"message": "news \x1b]0;pwned\x07 for you", "session_id": "room"})
+    get(url, "/chat", {"message": "news \x1b]0;pwned\x07 for you", "session_id": room})
     for screen in (here, there):
         screen.wait("Somebody › news ]0;pwned for you", "A stream is a promise", "─ complete ─")
         assert "\x1b]0;pwned" not in screen.raw
@@ -175,17 +172,17 @@ def test_what_others_do(name: str, start_server: Callable[..., Any], terminal: C
 
 @pytest.mark.parametrize("name", ["websocket", "grpc"])
 def test_messages_wait_for_somebody_elses_answer(
-    name: str, start_server: Callable[..., Any], terminal: Callable[..., Terminal]
+    name: str, shared_server: Any, terminal: Callable[..., Terminal]
 ) -> None:
-    url = start_server("--model", "demo?chunks=2&rate=0").url
-    get(url, "/chat", {"message": "hi", "session_id": "room"})
-    screen = terminal("--server", url, "--protocol", name, "--session", "room")
+    url, room, quick = shared_server.url, f"busy-{name}", "demo?chunks=2&rate=0"
+    get(url, "/chat", {"message": "hi", "session_id": room, "model_id": quick})
+    screen = terminal("--server", url, "--protocol", name, "--session", room, "--model", quick)
     screen.wait("Going on with 2 messages")
-    with stream(url, {"message": "a while", "session_id": "room", "model_id": "demo?chunks=30&rate=15"}):
+    with stream(url, {"message": "a while", "session_id": room, "model_id": "demo?chunks=30&rate=15"}):
         screen.wait("Somebody › a while")
         screen.keys("mine", ENTER)
         screen.wait("Waiting › mine", "─ complete ─", "You › mine", "─ complete ─")
-    with stream(url, {"message": "long", "session_id": "room", "model_id": "demo?chunks=5000&rate=50"}):
+    with stream(url, {"message": "long", "session_id": room, "model_id": "demo?chunks=5000&rate=50"}):
         screen.wait("Somebody › long")
         screen.keys("dropped", ENTER)
         screen.wait("Waiting › dropped")
@@ -203,13 +200,13 @@ def test_messages_wait_for_somebody_elses_answer(
 
 @pytest.mark.parametrize("left_by", ["/protocol sse", "/disconnect"])
 def test_nothing_waits_for_what_is_not_heard_any_more(
-    left_by: str, start_server: Callable[..., Any], terminal: Callable[..., Terminal]
+    left_by: str, shared_server: Any, terminal: Callable[..., Terminal]
 ) -> None:
-    url = start_server("--model", "demo?chunks=2&rate=0").url
-    get(url, "/chat", {"message": "hi", "session_id": "room"})
-    screen = terminal("--server", url, "--protocol", "websocket", "--session", "room")
+    url, room = shared_server.url, f"left-by-{left_by[1:4]}"
+    get(url, "/chat", {"message": "hi", "session_id": room, "model_id": "demo?chunks=2&rate=0"})
+    screen = terminal("--server", url, "--protocol", "websocket", "--session", room)
     screen.wait("Going on with 2 messages")
-    with stream(url, {"message": "long", "session_id": "room", "model_id": "demo?chunks=5000&rate=50"}):
+    with stream(url, {"message": "long", "session_id": room, "model_id": "demo?chunks=5000&rate=50"}):
         screen.wait("Somebody › long")
         screen.keys(left_by, ENTER)
         screen.wait(f"You › {left_by}", "Going on over sse." if "sse" in left_by else "Disconnected.")

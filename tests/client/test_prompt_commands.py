@@ -99,8 +99,8 @@ def test_pages_of_sessions(start_server: Callable[..., Any], terminal: Callable[
         screen.wait(f"Session {oldest}: 0 messages")
 
 
-def test_what_is_typed_ahead(start_server: Callable[..., Any], terminal: Callable[..., Terminal]) -> None:
-    screen = terminal("--server", start_server("--model", "demo?chunks=5000&rate=100").url)
+def test_what_is_typed_ahead(shared_server: Any, terminal: Callable[..., Terminal]) -> None:
+    screen = terminal("--server", shared_server.url)
     screen.wait_bar("●")
     screen.keys("/model demo?chunks=30&rate=15", ENTER, "first", ENTER)
     screen.wait("You › first")
@@ -118,17 +118,15 @@ def test_what_is_typed_ahead(start_server: Callable[..., Any], terminal: Callabl
     screen.wait("─ cancelled ─")
 
 
-def test_a_server_that_does_not_answer_is_not_gone_to(
-    start_server: Callable[..., Any], terminal: Callable[..., Terminal]
-) -> None:
-    url = start_server("--model", "demo?rate=0").url
-    screen = terminal("--server", url, "--session", "s", "--protocol", "websocket")
+def test_a_server_that_does_not_answer_is_not_gone_to(shared_server: Any, terminal: Callable[..., Terminal]) -> None:
+    url = shared_server.url
+    screen = terminal("--server", url, "--session", "stay", "--model", "demo?rate=0", "--protocol", "websocket")
     screen.wait_bar("●")
     screen.keys("one", ENTER)
     screen.wait("─ complete ─")
     screen.keys("/connect http://127.0.0.1:9", ENTER)
     screen.wait("No server answers at http://127.0.0.1:9.", f"Staying with websocket at {url}.")
-    screen.wait_bar("● You [s] ›", "connected")
+    screen.wait_bar("● You [stay] ›", "connected")
     screen.keys("two", ENTER)
     screen.wait("You › two", "you told me:", "“one”", "─ complete ─")
     assert "Trying again" not in screen.text
@@ -152,9 +150,9 @@ def test_a_command_finds_out_that_the_server_is_gone(
     screen.wait_bar("●", " connected")
 
 
-def test_a_session_that_grpc_does_not_make(start_server: Callable[..., Any], terminal: Callable[..., Terminal]) -> None:
+def test_a_session_that_grpc_does_not_make(shared_server: Any, terminal: Callable[..., Terminal]) -> None:
     screen = terminal(
-        "--server", start_server("--model", "demo?rate=0").url, "--protocol", "grpc", "--session", "fresh"
+        "--server", shared_server.url, "--protocol", "grpc", "--session", "fresh", "--model", "demo?rate=0"
     )
     hint = "There is no session 'fresh'. Not over gRPC, but over any other protocol the first message makes it:\ntry "
     screen.wait(hint)
@@ -167,10 +165,8 @@ def test_a_session_that_grpc_does_not_make(start_server: Callable[..., Any], ter
     screen.wait_bar("You [fresh] ›")
 
 
-def test_a_terminal_that_cannot_show_the_prompt(
-    start_server: Callable[..., Any], terminal: Callable[..., Terminal]
-) -> None:
-    screen = terminal("--server", start_server("--model", "demo?chunks=3&rate=0").url, TERM="dumb")
+def test_a_terminal_that_cannot_show_the_prompt(shared_server: Any, terminal: Callable[..., Terminal]) -> None:
+    screen = terminal("--server", shared_server.url, "--model", "demo?chunks=3&rate=0", TERM="dumb")
     screen.wait("messages are read one a line; Ctrl-D ends")
     screen.keys("/help", ENTER)
     screen.wait("not sent: /help is a command of the prompt")
@@ -181,10 +177,8 @@ def test_a_terminal_that_cannot_show_the_prompt(
     assert "--session" not in screen.text
 
 
-def test_a_paste_that_is_taller_than_the_terminal(
-    start_server: Callable[..., Any], terminal: Callable[..., Terminal]
-) -> None:
-    screen = terminal("--server", start_server("--model", "demo?chunks=3&rate=0").url)
+def test_a_paste_that_is_taller_than_the_terminal(shared_server: Any, terminal: Callable[..., Terminal]) -> None:
+    screen = terminal("--server", shared_server.url, "--model", "demo?chunks=3&rate=0")
     screen.wait_bar("●")
     lines = [f"line {number} of a paste" for number in range(1, 2 * LINES)]
     screen.keys("\x1b[200~", "\n".join(lines), "\x1b[201~")
@@ -197,8 +191,8 @@ def test_a_paste_that_is_taller_than_the_terminal(
     assert not screen.top.strip()
 
 
-def test_no_color(start_server: Callable[..., Any], terminal: Callable[..., Terminal]) -> None:
-    screen = terminal("--server", start_server("--model", "demo?rate=0").url, NO_COLOR="1")
+def test_no_color(shared_server: Any, terminal: Callable[..., Terminal]) -> None:
+    screen = terminal("--server", shared_server.url, "--model", "demo?rate=0", NO_COLOR="1")
     screen.wait_bar("●")
     screen.keys("hi", ENTER)
     screen.wait("─ complete ─")
@@ -206,12 +200,12 @@ def test_no_color(start_server: Callable[..., Any], terminal: Callable[..., Term
     assert codes <= {"", "0", "1", "2", "3", "4", "7"}
 
 
-def test_one_shot_on_a_terminal(start_server: Callable[..., Any], terminal: Callable[..., Terminal]) -> None:
-    url = start_server("--model", "demo?rate=0").url
-    screen = terminal("--server", url, "Hello there")
+def test_one_shot_on_a_terminal(shared_server: Any, terminal: Callable[..., Terminal]) -> None:
+    client = ("--server", shared_server.url, "--model", "demo?rate=0")
+    screen = terminal(*client, "Hello there")
     assert screen.end() == 0
     assert screen.text.startswith("You said “Hello there” (2 words).")
     assert "\x1b[1m“Hello there”\x1b[0m" in screen.raw
-    plain = terminal("--server", url, "--plain", "Hello there")
+    plain = terminal(*client, "--plain", "Hello there")
     assert plain.end() == 0
     assert "**“Hello there”**" in plain.text
