@@ -276,6 +276,11 @@ class HttpProtocol(RequestHandler):
         super().data_received(data)
         self._torn = not self._messages and self._current_request is None
 
+    def resume_reading(self, resume_parser: bool = True) -> None:
+        """aiohttp asks for this with every body, paused or not, and parses nothing once more."""
+        if self._reading_paused:
+            super().resume_reading(resume_parser)
+
     @property
     def idle(self) -> bool:
         """Whether it waits for a request of which nothing has come."""

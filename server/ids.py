@@ -1,16 +1,17 @@
 """The names of turns, sessions and connections: random, so that nobody can guess one."""
 
 import os
-from base64 import urlsafe_b64encode
+from binascii import b2a_base64
 
 DRAWN_BYTES = 4096
+_URL_SAFE = bytes.maketrans(b"+/", b"-_")
 
 _drawn = b""
 _used = 0
 
 
 def turn_id() -> str:
-    return urlsafe_b64encode(_random(18)).decode()
+    return b2a_base64(_random(18), newline=False).translate(_URL_SAFE).decode()
 
 
 def session_id() -> str:

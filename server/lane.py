@@ -18,6 +18,7 @@ import asyncio
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
+from itertools import repeat
 from typing import TYPE_CHECKING, Protocol
 
 from proto.events import Chunk, Event
@@ -330,7 +331,7 @@ class Lane:
         asked = cursor, most, self.turn.last_seq
         if self.recent is None or self.recent[0] != asked:  # a whole room of members comes to a turn at once
             events = self.turn.events(cursor, most)
-            self.recent = asked, _slice(self.framing.encode(self.turn, event) for event in events)
+            self.recent = asked, _slice(map(self.framing.encode, repeat(self.turn), events))
         return self.recent[1]
 
 

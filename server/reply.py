@@ -9,7 +9,7 @@
 import itertools
 import secrets
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
@@ -20,9 +20,6 @@ from proto.events import dumps
 from proto.requests import sane_request_id
 from server import VERSION
 from server.clock import http_date
-
-if TYPE_CHECKING:
-    from server.edge import HttpProtocol
 
 JSON_TYPE = "application/json; charset=utf-8"
 PROBLEM_TYPE = "application/problem+json"
@@ -86,9 +83,9 @@ class Reply(web.StreamResponse):
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
         if self._writer is None:
+            protocol: Any = request.protocol  # an HttpProtocol
             head = self.head(request)
-            whole = head if request.method == "HEAD" else head + (self.body or b"")
-            cast("HttpProtocol", request.protocol).direct.write(whole)
+            protocol.direct.write(head if request.method == "HEAD" else head + (self.body or b""))
         return self._writer
 
     async def write_eof(self, data: bytes = b"") -> None:

@@ -146,13 +146,13 @@ class Sessions:
             if saved is None:
                 return None
             session = Session(saved, [Message(message.role, message.text) for message in history], stored=True)
-            self._add(session)
+            self._live[session_id] = session
+            self._rest(session)
             return session
 
     def add(self, saved: SavedSession) -> Session:
-        """A new session, which the store does not have yet."""
-        session = Session(saved, [], stored=False)
-        self._add(session)
+        """A new session, which the store does not have yet: to be held at once."""
+        session = self._live[saved.id] = Session(saved, [], stored=False)
         return session
 
     @contextmanager
@@ -197,10 +197,6 @@ class Sessions:
         self._wake(session)
         if self._live.get(session.id) is session:
             del self._live[session.id]
-
-    def _add(self, session: Session) -> None:
-        self._live[session.id] = session
-        self._rest(session)
 
     def _rest(self, session: Session) -> None:
         """Idle, the youngest of them: the oldest leave memory."""
