@@ -1,9 +1,12 @@
-"""What the tests of the server share: a certificate, a reader made slow or fast, an HTTP/2 client without manners."""
+"""What the tests of the server share: a chat on either store, a certificate, a reader made slow or fast, an HTTP/2
+client without manners."""
 
 import asyncio
 import contextlib
 import subprocess
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 from h2.errors import ErrorCodes
@@ -13,9 +16,16 @@ from hyperframe.frame import DataFrame, Frame, GoAwayFrame, HeadersFrame, RstStr
 from proto import ndjson
 from proto.events import Event, Heartbeat
 from proto.grpc_web import frame as message
+from server.catalog import Catalog
+from server.chat import Chat
 from server.lane import Follower, Framing
 from server.listen import PREFACE
+from server.models.demo import Demo
+from server.settings import Settings
+from server.stores.memory import MemoryStore
+from server.stores.sqlite import SqliteStore
 from server.turn import Turn
+from tests.server.chats import Open
 
 
 class Counted(Framing):
@@ -82,6 +92,24 @@ class Recorder:
     @property
     def events(self) -> list[Event | Heartbeat]:
         return ndjson.Decoder().feed(b"".join(self.writes))
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Open:
+    """`async with opened(provider, **settings) as chat`; opened again, SQLite knows what was."""
+
+    @contextlib.asynccontextmanager
+    async def open_chat(provider: Any, **settings: Any) -> AsyncIterator[Chat]:
+        store = MemoryStore() if request.param == "memory" else SqliteStore(tmp_path / "chat.db")
+        chat = Chat(Catalog([provider, Demo()], "script", "the test"), store, Settings(**settings))
+        await chat.open()
+        try:
+            yield chat
+        finally:
+            await chat.drain(0)
+            await chat.close()
+
+    return open_chat
 
 
 @pytest.fixture

@@ -1,9 +1,6 @@
-"""The chat: one turn per session, idempotency, cancelling, grace, draining; on both stores, with scripted models."""
+"""The chat: one turn per session, cancelling, grace, draining; on both stores, with scripted models."""
 
 import asyncio
-import uuid
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,49 +8,13 @@ import pytest
 
 from proto.errors import ChatError
 from proto.events import Chunk, Complete, Error, SessionInfo, Status, Usage
-from proto.requests import ChatRequest
 from server.catalog import Catalog
 from server.chat import Chat
 from server.models import End, Message
-from server.models.demo import Demo
 from server.settings import Settings
-from server.stores.memory import MemoryStore
 from server.stores.sqlite import SqliteStore
 from server.turn import Turn, sha256
-
-Open = Callable[..., AbstractAsyncContextManager[Chat]]
-Ask = ChatRequest
-
-
-@pytest.fixture(params=["memory", "sqlite"])
-def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Open:
-    """`async with opened(provider, **settings) as chat`; opened again, SQLite knows what was."""
-
-    @asynccontextmanager
-    async def open_chat(provider: Any, **settings: Any) -> AsyncIterator[Chat]:
-        store = MemoryStore() if request.param == "memory" else SqliteStore(tmp_path / "chat.db")
-        chat = Chat(Catalog([provider, Demo()], "script", "the test"), store, Settings(**settings))
-        await chat.open()
-        try:
-            yield chat
-        finally:
-            await chat.drain(0)
-            await chat.close()
-
-    return open_chat
-
-
-async def refused(code: str, coroutine: Any) -> ChatError:
-    with pytest.raises(ChatError) as caught:
-        await coroutine
-    assert caught.value.code == code, caught.value.message
-    return caught.value
-
-
-async def whole(chat: Chat, request: ChatRequest, client: str = "me") -> Turn:
-    turn = await chat.send(request, "rest", client)
-    await turn.ended()
-    return turn
+from tests.server.chats import Ask, Open, refused, whole
 
 
 def test_a_turn_from_start_to_end(run: Any, opened: Open, script: Any) -> None:
@@ -148,61 +109,6 @@ def test_whoever_follows_a_turn_that_is_just_beginning_misses_nothing(
     run(test())
 
 
-@pytest.mark.parametrize("session_id", ["s", None])
-def test_idempotency(run: Any, opened: Open, script: Any, session_id: str | None) -> None:
-    async def test() -> None:
-        models = script()
-        async with opened(models) as chat:
-            request = Ask("Hello", session_id, None, "key-1")
-            turns = await asyncio.gather(*(chat.send(request, "rest", "me") for _ in range(5)))
-            assert len({turn.id for turn in turns}) == 1
-            (await models.asked()).say("a", End("b"))
-            await turns[0].ended()
-            again = await chat.send(request, "sse", "me")
-            assert again.id == turns[0].id and again.text == "ab"
-            await refused("conflict", chat.send(request._replace(message="Other"), "rest", "me"))
-            other_key = await chat.send(request._replace(idempotency_key="key-2"), "rest", "me")
-            assert other_key.id != again.id
-            (await models.asked()).say(End())
-            await other_key.ended()
-            assert models.asks.empty()
-            stranger = await chat.send(request, "rest", "somebody else")
-            assert (stranger.id == again.id) == (session_id is not None), "without a session a key counts per client"
-
-    run(test())
-
-
-@pytest.mark.parametrize("session_id", ["s", None])
-def test_idempotency_over_a_restart(run: Any, tmp_path: Path, script: Any, session_id: str | None) -> None:
-    async def test() -> None:
-        request, texts, ids = Ask("Hello", session_id, None, "key-1"), ["first", "second"], []
-        for text in texts:
-            store = SqliteStore(tmp_path / "chat.db")
-            chat = Chat(Catalog([script(End(text))], "script", ""), store, Settings())
-            await chat.open()
-            both = await asyncio.gather(*(whole(chat, request) for _ in range(3)))
-            ids += [turn.id for turn in both]
-            assert {turn.text for turn in both} == {"first"}
-            await refused("conflict", chat.send(request._replace(message="Other"), "rest", "me"))
-            await chat.drain(0)
-            await chat.close()
-        assert len(set(ids)) == 1
-
-    run(test())
-
-
-def test_a_key_of_a_deleted_session_is_free_again(run: Any, opened: Open, script: Any) -> None:
-    async def test() -> None:
-        async with opened(script(End("x"))) as chat:
-            request = Ask("Hello", "s", None, "key-1")
-            first = await whole(chat, request)
-            await chat.delete("s")
-            second = await whole(chat, request)
-            assert second.id != first.id
-
-    run(test())
-
-
 def test_cancel(run: Any, opened: Open, script: Any) -> None:
     async def test() -> None:
         models = script()
@@ -289,49 +195,6 @@ def test_a_model_that_sends_half_a_character(run: Any, opened: Open, script: Any
     run(test())
 
 
-@pytest.mark.parametrize("what", ["clear", "delete"])
-def test_clear_and_delete_while_a_turn_runs(run: Any, opened: Open, script: Any, what: str) -> None:
-    async def test() -> None:
-        models = script()
-        async with opened(models) as chat:
-            turn = await chat.send(Ask("Hello", "s"), "rest", "me")
-            asked = await models.asked()
-            asked.say("part")
-            while not turn.chunk_count:
-                await asyncio.sleep(0)
-            await (chat.clear("s") if what == "clear" else chat.delete("s"))
-            assert turn.state == "cancelled" and asked.stopped.is_set()
-            if what == "delete":
-                await refused("not_found", chat.detail("s"))
-                await refused("not_found", chat.turn(turn.id))
-                await refused("not_found", chat.delete("s"))
-                assert chat.tell().active_sessions == 0
-            else:
-                detail = await chat.detail("s")
-                assert (detail.message_count, detail.messages, detail.active_turn) == (0, [], None)
-                assert (await chat.turn(turn.id)).text == "part", "its turns can still be followed"
-            after = await chat.send(Ask("New", "s"), "rest", "me")
-            assert (await models.asked()).messages == [Message("user", "New")]
-            assert after.info.is_new_session == (what == "delete")
-
-    run(test())
-
-
-def test_clear_and_delete_while_a_turn_begins(run: Any, opened: Open, script: Any) -> None:
-    async def test() -> None:
-        async with opened(script("x", End())) as chat:
-            for change in (chat.clear, chat.delete):
-                await whole(chat, Ask("Hello", "s"))
-                sending = asyncio.create_task(chat.send(Ask("Again", "s"), "rest", "me"))
-                await asyncio.sleep(0)
-                await change("s")
-                turn = await sending
-                await turn.ended()
-            assert (await chat.sessions()).sessions == []
-
-    run(test())
-
-
 def test_with_nobody_following_a_turn_ends_after_the_grace_time(
     run: Any, opened: Open, script: Any, framing: Any, recorder: Any
 ) -> None:
@@ -393,114 +256,6 @@ def test_max_streams(run: Any, opened: Open, script: Any) -> None:
     run(test())
 
 
-def test_the_model_of_a_session_and_its_switch(run: Any, opened: Open, script: Any) -> None:
-    async def test() -> None:
-        async with opened(script(End("x"))) as chat:
-            assert (await whole(chat, Ask("1", "s"))).model == "script"
-            assert (await whole(chat, Ask("2", "s", "other"))).model == "other"
-            assert (await whole(chat, Ask("3", "s"))).model == "other", "from this turn on"
-            assert (await chat.detail("s")).model == "other"
-            await refused("invalid_request", chat.send(Ask("4", "s", "demo?rate=x"), "rest", "me"))
-            assert (await chat.detail("s")).user_messages == 3
-            session = await chat.new_session("demo?chunks=2&rate=0")
-            assert (await whole(chat, Ask("1", session.id))).chunk_count == 2
-
-    run(test())
-
-
-def test_context_bounds(run: Any, opened: Open, script: Any) -> None:
-    async def test() -> None:
-        models = script()
-        async with opened(models, context_messages=3) as chat:
-            for number in range(4):
-                turn = await chat.send(Ask(f"Q{number}", "s"), "rest", "me")
-                asked = await models.asked()
-                asked.say(End(f"A{number}"))
-                await turn.ended()
-            assert [message.text for message in asked.messages] == ["Q2", "A2", "Q3"]
-            assert (turn.status.context_messages, turn.status.omitted_messages) == (3, 4)
-
-    run(test())
-
-
-def test_the_conversation_goes_on_after_a_restart(run: Any, tmp_path: Path, script: Any) -> None:
-    async def test() -> None:
-        log: list[Any] = []
-        for number in range(3):
-            models = script()
-            chat = Chat(Catalog([models], "script", ""), SqliteStore(tmp_path / "chat.db"), Settings())
-            await chat.open()
-            if log:
-                kept = await chat.turn(log[0].turn_id)
-                assert kept.log == log, "events read back are those that were sent"
-            turn = await chat.send(Ask(f"Q{number}", "s"), "rest", "me")
-            asked = await models.asked()
-            assert len(asked.messages) == 2 * number + 1
-            asked.say("A", End(str(number)))
-            await turn.ended()
-            log = turn.log
-            await chat.close()
-
-    run(test())
-
-
-def test_sessions_are_listed_newest_activity_first_in_pages(run: Any, opened: Open, script: Any) -> None:
-    async def test() -> None:
-        async with opened(script(End("x"))) as chat:
-            for number in range(7):
-                await whole(chat, Ask("Hello", f"s{number}"))
-            await whole(chat, Ask("Hello", "s2"))
-            expected = ["s2", "s6", "s5", "s4", "s3", "s1", "s0"]
-            assert [row.session_id for row in (await chat.sessions()).sessions] == expected
-            seen, before = [], None
-            while True:
-                page = await chat.sessions(3, before)
-                assert page.active_sessions == 7 and len(page.sessions) <= 3
-                seen += [row.session_id for row in page.sessions]
-                before = page.next
-                if before is None:
-                    break
-            assert seen == expected
-
-    run(test())
-
-
-def test_members_are_told(run: Any, opened: Open, script: Any) -> None:
-    class Listener:
-        connection_id = "c1"
-
-        def __init__(self) -> None:
-            self.told: list[tuple[str, Any]] = []
-            self.turns: list[Turn] = []
-
-        def turn_started(self, turn: Turn) -> None:
-            self.turns.append(turn)
-
-        def updated(self, session_id: str, update_type: str, fields: Any) -> None:
-            self.told.append((update_type, fields))
-
-    async def test() -> None:
-        models = script()
-        async with opened(models) as chat:
-            session = await chat.new_session()
-            first, second = Listener(), Listener()
-            chat.join(session, first)
-            turn = await chat.send(Ask("Hello", session.id), "rest", "me")
-            chat.join(session, second)
-            assert first.turns == second.turns == [turn]
-            (await models.asked()).say(End("x"))
-            await turn.ended()
-            assert (await chat.sessions()).sessions[0].connected_clients == 2
-            chat.leave(session, second)
-            await chat.clear(session.id)
-            await chat.delete(session.id)
-            kinds = [kind for kind, _ in first.told]
-            assert kinds == ["message_added", "user_joined", "user_disconnected", "session_cleared", "session_deleted"]
-            assert first.told[0][1]["last_message_preview"] == "Hello"
-
-    run(test())
-
-
 def test_ended_turns_stay_in_memory_up_to_a_bound(run: Any, opened: Open, script: Any, monkeypatch: Any) -> None:
     monkeypatch.setattr("server.kept.MAX_EVENTS", 50)
 
@@ -526,18 +281,6 @@ def test_the_answer_is_in_the_store_while_it_grows(run: Any, tmp_path: Path, scr
             await asyncio.sleep(0.02)
         await chat.drain(0)
         await chat.close()
-
-    run(test())
-
-
-def test_a_session_of_the_servers_making_has_a_uuid(run: Any, serving: Any) -> None:
-    async def test() -> None:
-        async with serving() as app:
-            ids = [(await app.chat.new_session()).id for _ in range(100)]
-            assert len(set(ids)) == 100
-            for made in ids:
-                known = uuid.UUID(made)
-                assert (str(known), known.version, known.variant) == (made, 4, uuid.RFC_4122)
 
     run(test())
 
@@ -579,27 +322,5 @@ def test_half_a_character_in_a_failure_reaches_every_reader(
             await turn.ended()
             assert reader.events == turn.log and reader.ends == 1
             assert isinstance(turn.terminal, Error) and turn.terminal.message == "It said \ufffd."
-
-    run(test())
-
-
-def test_idle_sessions_with_much_to_remember_leave_memory(
-    run: Any, opened: Open, script: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("server.sessions.MAX_IDLE_CHARS", 100)
-
-    async def test() -> None:
-        async with opened(script(*[End("done")])) as chat:
-            for _ in range(2):
-                for session in "abc":
-                    turn = await whole(chat, Ask("x" * 40, session))
-            assert turn.status.context_messages == 3
-            assert [chat._sessions.in_memory(session) is not None for session in "abc"] == [False, False, True]
-            await chat.clear("c")
-            for session in "cb":
-                await chat.delete(session)
-            assert chat._sessions._idle_chars == len("x" * 40 + "done") * 2 * (
-                chat._sessions.in_memory("a") is not None
-            )
 
     run(test())
