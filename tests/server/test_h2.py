@@ -69,7 +69,7 @@ def floods():
 
 @pytest.mark.parametrize("flood", floods())
 def test_a_flood_is_answered_by_goaway_and_others_are_served(serving, peer, run, monkeypatch, flood):
-    monkeypatch.setattr("proto.h2.LINGER_SECONDS", 0.2)
+    monkeypatch.setattr("proto.h2.LINGER_SECONDS", 0.5)
 
     async def scenario():
         async with serving() as app, peer(app) as good, peer(app) as bad:
