@@ -30,7 +30,10 @@ async def perform(seat: Seat, line: str) -> None:
     """A command line, and what may go wrong with it."""
     name, argument = split(line)
     try:
-        await TABLE.find(name).run(seat, argument)
+        command = TABLE.find(name)
+        if argument and not command.argument:
+            raise Refused(f"/{command.name} takes nothing behind it.")
+        await command.run(seat, argument)
     except ConnectionLost as error:
         if not seat.talk.failed(error):
             seat.screen.fail(clean_line(str(error)))
@@ -46,6 +49,7 @@ async def help_(seat: Seat, argument: str) -> None:
         keys = (
             ("Enter", "sends; while an answer grows, afterwards"),
             ("Alt-Enter", "begins a new line; so does a \\ before Enter"),
+            ("Space /", "begins a message with a /"),
             ("Ctrl-C", "stops the answer"),
             ("Ctrl-D", "leaves"),
             ("Tab", "completes; an unambiguous beginning of a command will do"),
@@ -126,8 +130,10 @@ async def switch(seat: Seat, argument: str) -> None:
 
 @TABLE.command("/history [N]", "the messages of the session, or the last N of them")
 async def history(seat: Seat, argument: str) -> None:
+    if argument and not (argument.isdecimal() and int(argument)):
+        raise Refused("/history shows all messages, /history N the last N of them.")
     detail = await seat.talk.transport.session(session_meant(seat))
-    messages = detail.messages[-int(argument) :] if argument.isdigit() and int(argument) else detail.messages
+    messages = detail.messages[-int(argument) :] if argument else detail.messages
     if not messages:
         seat.screen.note("Nothing has been said yet.")
     for message in messages:

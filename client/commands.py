@@ -49,7 +49,7 @@ class Table(Generic[Seat]):
         if len(fits) == 1:
             return fits[0]
         if not fits:
-            raise Unclear(f"There is no command /{name}; /help lists them.")
+            raise Unclear(f"There is no command /{name}; /help lists them. A blank in front makes it a message.")
         raise Unclear(f"/{name} may be {' or '.join('/' + command.name for command in fits)}.")
 
     def beginning(self, name: str) -> list[Command[Seat]]:

@@ -17,7 +17,7 @@ CODES: dict[str, Code] = {
     "unauthorized": Code(401, "UNAUTHENTICATED", False, "Credentials are missing or wrong"),
     "forbidden": Code(403, "PERMISSION_DENIED", False, "Not allowed"),
     "not_found": Code(404, "NOT_FOUND", False, "Not found"),
-    "session_busy": Code(409, "FAILED_PRECONDITION", True, "The session is answering already"),
+    "session_busy": Code(409, "FAILED_PRECONDITION", True, "The session is busy"),
     "conflict": Code(409, "FAILED_PRECONDITION", False, "In conflict with an earlier request"),
     "too_large": Code(413, "RESOURCE_EXHAUSTED", False, "Too large"),
     "rate_limited": Code(429, "RESOURCE_EXHAUSTED", True, "Too many requests"),
@@ -39,8 +39,8 @@ CLOSE_TOO_SLOW = 4408
 class ChatError(Exception):
     """An expected failure: a code of the table and a sentence that says what to do.
 
-    `retryable` and `http` default to the table's; `retry_after` is in seconds; `turn_id` names the running turn
-    of a busy session.
+    `retryable` and `http` default to the table's; `retry_after` is in seconds; `turn_id` names the turn
+    that broke, or that keeps the session busy.
     """
 
     def __init__(

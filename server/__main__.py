@@ -28,9 +28,8 @@ def main() -> int:
     except ChatError as error:
         return _refuse(error.message)
     except OSError as error:
-        return _refuse(
-            f"cannot listen on {settings.host}: {error.strerror or error}. Choose another --port or --grpc-port."
-        )
+        reason = error.strerror or error
+        return _refuse(f"cannot listen on {settings.host}: {reason}. Choose another --host, --port or --grpc-port.")
 
 
 def _refuse(reason: str) -> int:

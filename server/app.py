@@ -164,9 +164,9 @@ class App:
         everything += pages.routes()
         for route in everything:
             if route.method == "GET" and SSE.content_type not in route.media:  # HEAD comes with it
-                application.router.add_get(route.path, route.answer_with)
+                application.router.add_get(route.path, route.handler)
             else:
-                application.router.add_route(route.method, route.path, route.answer_with)
+                application.router.add_route(route.method, route.path, route.handler)
         return application
 
 

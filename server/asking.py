@@ -123,6 +123,7 @@ class Asking:
     def _start(self) -> None:
         turn, session = self.turn, self.session
         self._begun = True
+        self._desk.stats.begun()
         session.say("user", turn.message)
         if not session.stored:
             self._desk.sessions.was_stored(session)

@@ -169,12 +169,12 @@ class Chat:
             raise ChatError("unavailable", "The server is going down: try again in a moment.", retry_after=2)
         limit = self.settings.max_streams
         if len(self._running) >= limit or self.stats.open_streams >= limit:
-            raise ChatError("unavailable", f"The server has its {limit} streams: try again in a moment.", retry_after=5)
+            raise _full(limit)
 
     def admit_reader(self) -> None:
         """Whether one more reader of a running turn can be served."""
         if self.stats.open_streams >= self.settings.max_streams:
-            raise ChatError("unavailable", "The server has all the streams it takes: try again soon.", retry_after=5)
+            raise _full(self.settings.max_streams)
 
     async def _keyed(self, key: Key, message: str) -> Turn | None:
         turn_id = self._keys.get(key) or await self._store.keyed(key)
@@ -366,6 +366,10 @@ class Chat:
 
     def tell(self) -> ServerStats:
         return self.stats.tell(self.health(), len(self._running))
+
+
+def _full(limit: int) -> ChatError:
+    return ChatError("unavailable", f"The server streams {limit} at once, and no more: try again soon.", retry_after=5)
 
 
 async def _whole(work: Coroutine[Any, Any, T]) -> T:

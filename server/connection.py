@@ -63,7 +63,7 @@ class Hub:
             await asyncio.wait(closing)
 
 
-class TurnReader:
+class SocketReader:
     """Follows one turn on one connection."""
 
     __slots__ = ("_connection", "follower", "framing", "write")
@@ -92,8 +92,8 @@ class Connection(Sink):
     """One open WebSocket: a member of sessions, and a reader of their turns."""
 
     __slots__ = (
-        "_beat_timer", "_budget", "_busy", "_chat", "_client", "_closing", "_framing", "_heard", "_hub",
-        "_left", "_out", "_paced_at", "_protocol", "_readers", "_room", "_sessions", "_task", "_transport", "_unread",
+        "_beat_timer", "_budget", "_busy", "_chat", "_client", "_closing", "_drained", "_framing", "_heard", "_hub",
+        "_left", "_paced_at", "_protocol", "_readers", "_sessions", "_stopped", "_task", "_transport", "_unread",
         "_updates", "_ws", "connection_id", "write",
     )  # fmt: skip
 
@@ -110,11 +110,11 @@ class Connection(Sink):
         self._client = client
         self._framing = hub.frames.framing(int(ws.compress))
         self._sessions: dict[str, Session] = {}
-        self._readers: dict[str, TurnReader] = {}
-        self._room: asyncio.Future[None] | None = None
+        self._readers: dict[str, SocketReader] = {}
+        self._drained: asyncio.Future[None] | None = None
         self._closing: asyncio.Task[None] | None = None
         self._task: asyncio.Task[None] | None = None  # which reads
-        self._out: asyncio.Future[None] | None = None  # done when it has stopped, so that the connection can be closed
+        self._stopped: asyncio.Future[None] | None = None  # done when that task has: then one can close
         self._left = self._busy = False
         self._heard = True
         self._unread = 0
@@ -141,8 +141,8 @@ class Connection(Sink):
         finally:
             self._task = None
             self.leave()
-            if self._out is not None and not self._out.done():
-                self._out.set_result(None)
+            if self._stopped is not None and not self._stopped.done():
+                self._stopped.set_result(None)
         if self._closing is not None:
             await self._closing
 
@@ -166,8 +166,8 @@ class Connection(Sink):
         """Before the next message: room for its answer, and not too many of them. A turn that catches up fills the
         transport again and again, but never by much: who does so is heard all the same."""
         if self.buffered() > MAX_UNREAD_BYTES and not self._left:
-            self._room = asyncio.get_running_loop().create_future()
-            await self._room
+            self._drained = asyncio.get_running_loop().create_future()
+            await self._drained
         now = time.monotonic()
         self._budget = min(BURST_MESSAGES, self._budget + (now - self._paced_at) * MESSAGES_PER_SECOND) - 1
         self._paced_at = now
@@ -304,7 +304,7 @@ class Connection(Sink):
         if known is not None:
             known.close()
         self._flush()
-        reader = self._readers[turn.id] = TurnReader(self, self._framing)
+        reader = self._readers[turn.id] = SocketReader(self, self._framing)
         turn.follow(reader, after, self._protocol.writing_paused)
 
     def _show_end(self, turn: Turn) -> None:
@@ -312,7 +312,7 @@ class Connection(Sink):
         if turn.id not in self._readers and turn.terminal is not None:
             self.write(self._framing.encode(turn, turn.terminal))
 
-    def ended(self, turn: Turn, reader: TurnReader) -> None:
+    def ended(self, turn: Turn, reader: SocketReader) -> None:
         if self._readers.get(turn.id) is reader:
             del self._readers[turn.id]
 
@@ -326,8 +326,8 @@ class Connection(Sink):
 
     def resume(self) -> None:
         self._heard = True  # it takes what it is sent
-        if self._room is not None and not self._room.done():
-            self._room.set_result(None)
+        if self._drained is not None and not self._drained.done():
+            self._drained.set_result(None)
         for turn_id, reader in tuple(self._readers.items()):
             if self._protocol.writing_paused:
                 break
@@ -373,9 +373,9 @@ class Connection(Sink):
         try:
             if self._task is not None:
                 # aiohttp, asked to close while somebody receives, would not wait for the peer's half.
-                self._out = asyncio.get_running_loop().create_future()
+                self._stopped = asyncio.get_running_loop().create_future()
                 self._task.cancel()
-                await self._out
+                await self._stopped
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(CLOSE_SECONDS):
                     await self._ws.close(code=code, message=reason.encode(), drain=False)
@@ -396,5 +396,5 @@ class Connection(Sink):
         sessions, self._sessions = self._sessions, {}
         for session in sessions.values():
             self._chat.leave(session, self)
-        if self._room is not None and not self._room.done():
-            self._room.set_result(None)
+        if self._drained is not None and not self._drained.done():
+            self._drained.set_result(None)

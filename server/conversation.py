@@ -32,7 +32,7 @@ from server.turn import Turn
 Call = Stream[ChatRequest, ChatResponse]
 
 
-class TurnReader:
+class CallReader:
     """Follows one turn on one call."""
 
     __slots__ = ("_outflow", "done", "follower", "framing", "write")
@@ -82,7 +82,7 @@ class Conversation:
         self._outflow = outflow
         self._client = client
         self._sessions: dict[str, Session] = {}
-        self._readers: dict[str, TurnReader] = {}
+        self._readers: dict[str, CallReader] = {}
         self._busy = self._leaving = False
 
     async def run(self) -> None:
@@ -194,11 +194,11 @@ class Conversation:
 
     def _follow(self, turn: Turn, after: int) -> None:
         if turn.id not in self._readers:
-            reader = self._readers[turn.id] = TurnReader(self._framing, self._outflow)
+            reader = self._readers[turn.id] = CallReader(self._framing, self._outflow)
             reader.done.add_done_callback(lambda _: self._turn_ended(turn.id, reader))
             turn.follow(reader, after)
 
-    def _turn_ended(self, turn_id: str, reader: TurnReader) -> None:
+    def _turn_ended(self, turn_id: str, reader: CallReader) -> None:
         if self._readers.get(turn_id) is reader:
             del self._readers[turn_id]
         if self._leaving:

@@ -153,7 +153,7 @@ def middleware(access: Access, leaving: Callable[[], bool]) -> Any:
 
 
 def _started(request: web.BaseRequest) -> bool:
-    """Whether an answer has begun: a second one in it would only confuse."""
+    """Whether aiohttp has written something, or a stream its head: a second answer in it would only confuse."""
     return request.writer.output_size > 0 or STREAMED in request
 
 
@@ -276,11 +276,6 @@ class HttpProtocol(RequestHandler):
         super().data_received(data)
         self._torn = not self._messages and self._current_request is None
 
-    def resume_reading(self, resume_parser: bool = True) -> None:
-        """aiohttp asks for this with every body, paused or not, and parses nothing once more."""
-        if self._reading_paused:
-            super().resume_reading(resume_parser)
-
     @property
     def idle(self) -> bool:
         """Whether it waits for a request of which nothing has come."""
@@ -340,8 +335,8 @@ class HttpProtocol(RequestHandler):
         message: str | None = None,
     ) -> web.StreamResponse:
         """A request that aiohttp could not parse, or an exception that no handler caught."""
-        if _started(request):
-            raise ConnectionError("the answer has started")
+        if isinstance(exc, ConnectionError) or _started(request):
+            raise ConnectionError("the peer has left, or the answer has started")
         if isinstance(exc, HttpProcessingError):
             error = ChatError("invalid_request", "The request is not valid HTTP/1.1, or its head is too large.")
         else:

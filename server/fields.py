@@ -70,9 +70,11 @@ FIELDS: dict[str, Field] = {
     "default": Field("The model of a session that names none.", "demo"),
     "models": Field("What can be asked here, as far as the providers tell."),
     "uptime_seconds": Field("Since the start.", 3600.0),
-    "total_requests": Field("Turns that were asked for.", 100),
+    "total_requests": Field(
+        "Turns that were begun, or asked for in vain. A retry that attaches to its turn is none.", 100
+    ),
     "successful_requests": Field("Turns that ended well.", 99),
-    "failed_requests": Field("Turns that did not.", 1),
+    "failed_requests": Field("Turns that did not, or did not begin.", 1),
     "streaming_connections": Field("Readers that follow a turn, over any transport.", 2),
     "websocket_connections": Field("Open WebSockets.", 1),
     "average_response_time": Field("Mean seconds per turn.", 0.9),
@@ -82,7 +84,7 @@ FIELDS: dict[str, Field] = {
     "features": Field("What this server can do.", ["streaming", "resume", "cancel"]),
     "running_turns": Field("Turns that are being answered.", 1),
     "transports": Field("The figures of each transport, by its name."),
-    "requests": Field("Turns asked for on it.", 20),
+    "requests": Field("Requests for turns on it, retries that attach to theirs included.", 20),
     "open_streams": Field("Streams open now.", 1),
     "chunks": Field("Chunks sent.", 480),
     "bytes": Field("Bytes sent.", 76000),
@@ -111,7 +113,7 @@ FIELDS: dict[str, Field] = {
     "TurnSnapshot.status": Field("`running`, `complete`, `cancelled`, `failed` or `interrupted`.", "complete"),
     "Problem.status": Field("The HTTP status.", 404),
     "Problem.type": Field("Always `about:blank`.", "about:blank"),
-    "Problem.turn_id": Field("The turn that is running, where the session is busy.", _TURN),
+    "Problem.turn_id": Field("The turn that broke, or that keeps the session busy.", _TURN),
 }
 
 

@@ -14,6 +14,10 @@ from server.fields import described
 if TYPE_CHECKING:
     from server.transports import Route
 
+# What the edge answers before a route sees the request.
+EVERYWHERE = {403: "forbidden"}
+WITH_A_BODY = {408: "invalid_request", 413: "too_large", 415: "invalid_request"}
+
 _SCALARS: dict[Any, dict[str, Any]] = {
     str: {"type": "string"},
     int: {"type": "integer"},
@@ -174,7 +178,9 @@ def _operation(route: "Route", schemas: Schemas) -> dict[str, Any]:
     by_status: dict[int, list[str]] = {}
     for code in route.errors:
         by_status.setdefault(CODES[code].http, []).append(code)
-    for status, codes in by_status.items():
+    for status, code in {**EVERYWHERE, **(WITH_A_BODY if route.body is not None else {})}.items():
+        by_status.setdefault(status, []).append(code)
+    for status, codes in sorted(by_status.items()):
         operation["responses"][str(status)] = {
             "description": ", ".join(codes),
             "content": {"application/problem+json": {"schema": schemas.word(Problem)}},

@@ -42,7 +42,7 @@ def common_fields(request: web.BaseRequest) -> dict[str, str]:
 
 
 class Reply(web.StreamResponse):
-    """A whole answer, which aiohttp has sent with `prepare`; or a stream, whose `head` has been taken before."""
+    """A whole answer, which aiohttp sends by calling `prepare`; or a stream, whose `head` has been taken before."""
 
     def __init__(self, body: bytes | None, fields: Mapping[str, str], status: int = 200) -> None:
         """Without a body (None) it has no `Content-Length` either: a stream, or a status that allows none."""

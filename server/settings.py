@@ -25,7 +25,7 @@ def _number(low: float, high: float, kind: type[int] | type[float]) -> Callable[
             raise ValueError
         return value
 
-    number.__name__ = f"{'whole ' if kind is int else ''}number from {low:g} to {high:g}"
+    number.__name__ = f"{'whole ' if kind is int else ''}number from {low:,} to {high:,}"
     return number
 
 

@@ -56,11 +56,15 @@ class Stats:
         self.open_streams = 0
 
     def asked(self, transport: str) -> None:
-        self.total_requests += 1
         self.transports[transport].requests += 1
+
+    def begun(self) -> None:
+        """A request has become a turn. One that attaches to a turn has not: all are good, failed, or running."""
+        self.total_requests += 1
 
     def refused(self) -> None:
         """A request that became no turn."""
+        self.total_requests += 1
         self.failed_requests += 1
 
     def answered(self, transport: str, seconds: float, first_chunk: float | None, usage: Usage) -> None:

@@ -318,8 +318,7 @@ class Turn:
                 beat = lane.framing.heartbeat()
                 if beat is not None:
                     lane.flush()
-                    for write in tuple(lane.live.values()):
-                        write(beat)
+                    lane.to_all(beat)
         self._beat_timer = asyncio.get_running_loop().call_later(wait, self._beat) if self._lanes else None
 
 

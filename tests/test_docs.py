@@ -193,6 +193,17 @@ def test_real_answers_are_what_openapi_says(document: Document, run: Any, servin
             await ask("GET", "/sessions/{session_id}", at={"session_id": "unknown"})
             await ask("POST", "/chat", {"message": ""})
             await ask("POST", "/chat", {"message": "x" * 40_000})
+            for path in ("/chat", "/chat/stream", "/sessions/new"):
+                assert (await ask("POST", path, b"{}", Content_Type="text/plain")).status == 415
+                assert (await ask("POST", path, {"message": "x" * 900_000})).status == 413
+            for path in ("/chat", "/health", "/openapi.json", "/sessions", "/turns/{turn_id}"):
+                method = "POST" if path == "/chat" else "GET"
+                assert (await ask(method, path, at=turn, Origin="http://elsewhere")).status == 403
+            session = await app.chat.session("s")
+            session.changing = True
+            for method, path in (("POST", "/sessions/{session_id}/clear"), ("DELETE", "/sessions/{session_id}")):
+                assert (await ask(method, path, at={"session_id": "s"})).status == 409
+            session.changing = False
             for path in ("/health", "/stats", "/metrics", "/models", "/openapi.json", "/"):
                 await ask("GET", path)
             done = await wire.ask("GET", f"/turns/{turn['turn_id']}?after=5", Accept="application/x-ndjson")

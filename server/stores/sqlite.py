@@ -2,7 +2,8 @@
 
 1. Writes are a queue (`sqlite_writer`); reads run on a thread of their own: with a write-ahead log neither blocks the
    other.
-2. What could not be written yet is laid over what is read: a turn's end does not go back while the disk is full.
+2. What could not be written yet is laid over what is read: a turn's end does not go back while the disk is full. (The
+   list of sessions may show older figures meanwhile.)
 """
 
 import asyncio

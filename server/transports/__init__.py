@@ -3,12 +3,9 @@
 `/`, `/openapi.json` and `/docs` are drawn from the routes: a route says here what it takes and gives, and nowhere else.
 """
 
-from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
-from aiohttp import web
-
-Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
+from server.edge import Handler
 
 
 class Parameter(NamedTuple):
@@ -20,7 +17,11 @@ class Parameter(NamedTuple):
     kind: str = "string"
 
 
-IDEMPOTENCY_KEY = Parameter("Idempotency-Key", "header", "The same key attaches to the same turn for 24 hours.")
+IDEMPOTENCY_KEY = Parameter(
+    "Idempotency-Key",
+    "header",
+    "The same key attaches to the same turn for 24 hours. It counts in its session; without one, for the address.",
+)
 
 
 class Route(NamedTuple):
@@ -28,7 +29,7 @@ class Route(NamedTuple):
 
     method: str
     path: str
-    answer_with: Answer
+    handler: Handler
     summary: str
     text: str = ""
     body: type[Any] | None = None

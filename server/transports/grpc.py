@@ -24,7 +24,7 @@ from proto.errors import CODES, ChatError
 from proto.events import Event
 from proto.grpc_web import text_frame
 from server.chat import Chat
-from server.conversation import Call, Conversation, TurnReader
+from server.conversation import Call, CallReader, Conversation
 from server.h2 import GrpcServer
 from server.lane import Framing
 from server.outflow import Outflow, ServerStream
@@ -101,7 +101,7 @@ class ChatService:
         turn.attend()
         try:
             outflow = await _outflow(stream, {"fivewire-turn-id": turn.id})
-            reader = TurnReader(GRPC, outflow)
+            reader = CallReader(GRPC, outflow)
             turn.follow(reader, followed.after)
             outflow.open()  # where no message has left yet, the peer is not to wait for one
         finally:

@@ -123,8 +123,7 @@ def routes(chat: Chat, everything: Sequence[Route], websocket: Messages) -> list
 
     id_parameter = Parameter("session_id", "path", "1 to 128 of `A-Z a-z 0-9 . _ -`.")
     chat_errors = (
-        "invalid_request", "forbidden", "session_busy", "conflict", "too_large", "rate_limited", "model_error",
-        "model_timeout", "unavailable",
+        "invalid_request", "session_busy", "conflict", "rate_limited", "model_error", "model_timeout", "unavailable",
     )  # fmt: skip
     return [
         Route(
@@ -154,12 +153,12 @@ def routes(chat: Chat, everything: Sequence[Route], websocket: Messages) -> list
         Route(
             "DELETE", "/sessions/{session_id}", delete, "Delete a session",
             "Its running turn is cancelled, its members are told, its turns are gone.", answer=Note,
-            parameters=(id_parameter,), errors=("invalid_request", "not_found", "unavailable"),
+            parameters=(id_parameter,), errors=("invalid_request", "not_found", "session_busy", "unavailable"),
         ),
         Route(
             "POST", "/sessions/{session_id}/clear", clear, "Empty a session's history",
             "Its running turn is cancelled. The session stays, and its turns can still be followed.", answer=Note,
-            parameters=(id_parameter,), errors=("invalid_request", "not_found", "unavailable"),
+            parameters=(id_parameter,), errors=("invalid_request", "not_found", "session_busy", "unavailable"),
         ),
         Route("GET", "/models", models, "The models that can be asked", answer=ModelList),
         Route(

@@ -105,7 +105,7 @@ def routes(chat: Chat) -> list[Route]:
             "resume it with `GET /turns/{turn_id}`.",
             body=ChatRequest, media=media,
             parameters=(IDEMPOTENCY_KEY,),
-            errors=("invalid_request", "forbidden", "session_busy", "conflict", "too_large", "unavailable"),
+            errors=("invalid_request", "session_busy", "conflict", "unavailable"),
             example={"message": "Hello, who are you?"},
         ),
         Route(
@@ -123,6 +123,6 @@ def routes(chat: Chat) -> list[Route]:
         Route(
             "POST", "/turns/{turn_id}/cancel", cancel, "Stop the answer at once",
             "Idempotent; the partial answer stays in the history.",
-            answer=TurnSnapshot, parameters=(turn_id,), errors=("invalid_request", "not_found"),
+            answer=TurnSnapshot, parameters=(turn_id,), errors=("invalid_request", "not_found", "unavailable"),
         ),
     ]  # fmt: skip

@@ -54,6 +54,6 @@ def routes(hub: Hub) -> list[Route]:
         Route(
             "GET", "/ws", open_websocket, "The WebSocket: sessions and their answers, live",
             "JSON messages in text frames, both ways; `x-websocket` in this document describes them.",
-            errors=("invalid_request", "forbidden"), status=101,
+            errors=("invalid_request",), status=101,
         ),
     ]  # fmt: skip

@@ -46,6 +46,11 @@ def test_commands(start_server: Callable[..., Any], terminal: Callable[..., Term
         ("/connect", f"Connected to {url} over websocket."),
         ("/connect ftp://nowhere", "is no server address"),
         ("/stats", "3 good, 0 failed"),
+        ("/reset now", "/reset takes nothing behind it."),
+        ("/history ²", "/history shows all messages"),
+        ("/history 0", "/history shows all messages"),
+        ("/etc/hosts?", "There is no command /etc/hosts?; /help lists them. A blank in front makes it a message."),
+        (" /etc/hosts?", "2 chunks"),
     ):
         screen.keys(typed, ENTER)
         screen.wait(f"You › {typed}", shown)

@@ -249,6 +249,24 @@ def test_a_body_that_is_cut_off_or_slow_or_endless(run: Any, serving: Any, dial:
     run(test())
 
 
+@pytest.mark.parametrize("path", ["/chat", "/chat/stream", "/health"])
+def test_peers_that_ask_and_leave_are_no_bug(run: Any, serving: Any, dial: Any, bugs: Any, path: str) -> None:
+    async def test() -> None:
+        async with serving(model="demo?chunks=2&rate=0") as app, dial(app) as other:
+            for abort in (True, False) * 5:
+                async with dial(app) as wire:
+                    wire.request("GET" if path == "/health" else "POST", path, {"message": "Hello"})
+                    if abort:
+                        await asyncio.sleep(0)  # until it is sent
+                        wire.writer.transport.abort()
+                    else:
+                        wire.writer.write_eof()
+                        assert b"internal" not in await wire.reader.read()
+            assert (await other.ask("GET", "/health")).status == 200
+
+    run(test())
+
+
 def test_a_head_that_never_ends(run: Any, serving: Any, dial: Any, monkeypatch: Any) -> None:
     monkeypatch.setattr(edge, "HEAD_SECONDS", 0.05)
 

@@ -38,6 +38,28 @@ def test_idempotency(run: Any, opened: Open, script: Any, session_id: str | None
     run(test())
 
 
+def test_the_figures_count_a_turn_once(run: Any, opened: Open, script: Any) -> None:
+    async def test() -> None:
+        models = script()
+        async with opened(models) as chat:
+            request = Ask("Hello", "s", None, "k")
+            turn = await chat.send(request, "rest", "me")
+            for _ in range(3):
+                await chat.send(request, "sse", "me")
+            await refused("conflict", chat.send(request._replace(message="Other"), "sse", "me"))
+            await refused("session_busy", chat.send(Ask("Hello", "s"), "sse", "me"))
+            figures = chat.tell()
+            assert (figures.total_requests, figures.failed_requests, figures.running_turns) == (3, 2, 1)
+            (await models.asked()).say(End("Yes"))
+            await turn.ended()
+            await chat.send(request, "sse", "me")
+            figures = chat.tell()
+            assert (figures.total_requests, figures.failed_requests, figures.successful_requests) == (3, 2, 1)
+            assert [figures.transports[name].requests for name in ("rest", "sse")] == [1, 6]
+
+    run(test())
+
+
 @pytest.mark.parametrize("session_id", ["s", None])
 def test_idempotency_over_a_restart(run: Any, tmp_path: Path, script: Any, session_id: str | None) -> None:
     async def test() -> None:

@@ -331,6 +331,23 @@ def test_stalled_readers_are_dropped_and_slow_ones_are_not(
     run(test())
 
 
+def test_a_reader_that_fails_keeps_no_heartbeat_from_the_others(run: Any, framing: Any, recorder: Any) -> None:
+    async def test() -> None:
+        turn, shared = new_turn(heartbeat=0.02), framing()
+        broken, reader = recorder(shared).follow(turn), recorder(shared)
+        broken.follower.lane.live[broken.follower] = lambda data: 1 / 0
+        reader.follow(turn)
+        for _ in range(2000):
+            if [type(event) for event in reader.events].count(Heartbeat) == 3:
+                break
+            await asyncio.sleep(0.005)
+        else:
+            pytest.fail("no heartbeat came")
+        seal(turn)
+
+    run(test())
+
+
 def test_heartbeats_are_for_silence_only(run: Any, framing: Any, recorder: Any) -> None:
     async def test() -> None:
         turn = new_turn(heartbeat=0.02)

@@ -270,6 +270,21 @@ def test_what_the_server_says_about_itself(run: Any, serving: Any, dial: Any) ->
     run(test())
 
 
+def test_many_requests_behind_one_whose_body_is_late(run: Any, serving: Any, dial: Any) -> None:
+    async def test() -> None:
+        async with serving(model=QUICK) as app, dial(app) as wire, dial(app) as other:
+            head = (
+                b"POST /sessions/new HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n"
+            )
+            first = head + b"{"
+            wire.send(first)
+            assert (await other.ask("GET", "/health")).status == 200  # the head is known by then
+            wire.send(b"}" + 60 * (first + b"}"))
+            assert len({(await wire.answer()).json["session_id"] for _ in range(61)}) == 61
+
+    run(test())
+
+
 def test_many_requests_on_one_connection_and_pipelined(run: Any, serving: Any, dial: Any) -> None:
     async def test() -> None:
         async with serving(model=QUICK) as app, dial(app) as wire:
