@@ -13,17 +13,12 @@ from typing import NamedTuple, cast
 from aiohttp import web
 
 from proto.requests import invalid
+from server.access import Access
 from server.catalog import VERTEX_SWITCHES, Catalog, choose_default, gemini_credentials
 from server.chat import Chat
 from server.connection import Hub
-from server.edge import (
-    KEEP_ALIVE_SECONDS,
-    MAX_HEADER_BYTES,
-    MAX_HEADERS,
-    Access,
-    HttpProtocol,
-    middleware,
-)  # fmt: skip
+from server.edge import middleware
+from server.http_protocol import KEEP_ALIVE_SECONDS, MAX_HEADER_BYTES, MAX_HEADERS, HttpProtocol
 from server.listen import GRPC_ALPN, HTTP_ALPN, Listener, bind, tls_context
 from server.models import Patience, Provider
 from server.models.demo import Demo

@@ -10,7 +10,7 @@ import asyncio
 from aiohttp import web
 
 from proto.events import Event, chunk_maker
-from server.edge import STREAMED, HttpProtocol, Sink
+from server.http_protocol import STREAMED, HttpProtocol, Sink
 from server.lane import Follower, Framing
 from server.reply import Reply
 from server.turn import Turn

@@ -27,8 +27,8 @@ from proto.requests import ChatRequest, invalid
 from server import ids
 from server.chat import Chat
 from server.clock import timestamp
-from server.edge import HttpProtocol, Sink
 from server.frames import Frames
+from server.http_protocol import HttpProtocol, Sink
 from server.lane import Follower, Framing
 from server.sessions import MAX_UNREAD_BYTES, Session, check_joined
 from server.stats import FRAMEWORK

@@ -21,7 +21,10 @@ CORE = (
     "server.pieces", "server.sessions", "server.settings", "server.stats", "server.turn",
 )  # fmt: skip
 CONTRACTS = ("server.models", "server.stores")
-HTTP_EDGE = ("server.edge", "server.body", "server.connection", "server.frames", "server.reply")
+HTTP_EDGE = (
+    "server.access", "server.body", "server.connection", "server.edge", "server.frames", "server.http_protocol",
+    "server.reply",
+)  # fmt: skip
 GRPC_EDGE = ("server.conversation", "server.h2", "server.outflow", "server.rpc")
 ROOT_OF_ALL = ("server.app", "server.reload", "server.__main__")
 

@@ -6,7 +6,8 @@ from proto.errors import CLOSE_GOING_AWAY, CLOSE_NOT_ALLOWED, CLOSE_TOO_BIG, CLO
 from proto.requests import invalid
 from proto.websocket import ADDED, CLIENT, SERVER
 from server.connection import CLOSE_SECONDS, Connection, Hub
-from server.edge import HttpProtocol, client_name, max_body_bytes
+from server.edge import client_name, max_body_bytes
+from server.http_protocol import HttpProtocol
 from server.openapi import Messages
 from server.reply import common_fields
 from server.transports import Route

@@ -12,7 +12,7 @@ import pytest
 
 from proto.errors import CODES, ChatError
 from proto.requests import json_object
-from server import edge, lane
+from server import edge, http_protocol, lane
 
 OK = {"message": "Hello"}
 DEEP = b'{"message":' + b"[" * 5000 + b"]" * 5000 + b"}"
@@ -268,7 +268,7 @@ def test_peers_that_ask_and_leave_are_no_bug(run: Any, serving: Any, dial: Any, 
 
 
 def test_a_head_that_never_ends(run: Any, serving: Any, dial: Any, monkeypatch: Any) -> None:
-    monkeypatch.setattr(edge, "HEAD_SECONDS", 0.05)
+    monkeypatch.setattr(http_protocol, "HEAD_SECONDS", 0.05)
 
     async def test() -> None:
         async with serving() as app, dial(app) as wire:

@@ -1,0 +1,142 @@
+"""An HTTP connection: what aiohttp's protocol leaves open.
+
+1. Whoever writes straight to the socket (`server.direct`) is told when that takes no more.
+2. A head has a time limit, and so has a peer that takes nothing of a plain answer.
+3. What cannot be parsed is answered as every error is.
+"""
+
+import asyncio
+import logging
+from typing import Any, cast
+
+from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.web_protocol import RequestHandler
+
+from proto.errors import ChatError
+from server import lane
+from server.direct import DirectWriter
+from server.reply import problem
+
+log = logging.getLogger(__name__)
+
+HEAD_SECONDS = 15.0
+KEEP_ALIVE_SECONDS = 75.0
+MAX_HEADER_BYTES = 8190
+MAX_HEADERS = 64
+
+STREAMED: web.RequestKey[bool] = web.RequestKey("streamed")  # in a request whose stream has started
+
+
+def started(request: web.BaseRequest) -> bool:
+    """Whether aiohttp has written something, or a stream its head: a second answer in it would only confuse."""
+    return request.writer.output_size > 0 or STREAMED in request
+
+
+class Sink:
+    """What writes straight to a connection's socket, and so must know when that takes no more."""
+
+    __slots__ = ()
+
+    def pause(self) -> None:
+        """The socket takes no more for now."""
+
+    def resume(self) -> None:
+        """It has taken everything."""
+
+    def lost(self) -> None:
+        """The connection is gone."""
+
+
+class HttpProtocol(RequestHandler):
+    """aiohttp's own, with what it leaves open."""
+
+    __slots__ = ("_head_timer", "_stall_timer", "_torn", "direct", "sink")
+
+    direct: DirectWriter
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.sink: Sink | None = None
+        self._torn = False  # the head of a request has begun, and goes on in the next packet
+        self._head_timer: asyncio.TimerHandle | None = None
+        self._stall_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self.direct = DirectWriter(cast(asyncio.Transport, transport))
+        self._head_timer = self._loop.call_later(HEAD_SECONDS, self._too_slow)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._torn = not self._messages and self._current_request is None
+
+    @property
+    def idle(self) -> bool:
+        """Whether it waits for a request of which nothing has come."""
+        return not self._torn and self._waiter is not None and not self._waiter.done()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        for timer in (self._head_timer, self._stall_timer):
+            if timer is not None:
+                timer.cancel()
+        self.direct.lost()
+        if self.sink is not None:
+            self.sink.lost()
+        super().connection_lost(exc)
+
+    def _too_slow(self) -> None:
+        """aiohttp has no limit for the first head; for those after it the keep-alive timer is one."""
+        self._head_timer = None
+        if not self._request_count:
+            self.force_close()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self.direct.pause()
+        if self.sink is not None:
+            self.sink.pause()
+        self._watch(0)
+
+    def _watch(self, buffered: int) -> None:
+        """Plain answers, and what is left of a stream whose turn has ended, have no follower that would notice that the
+        peer takes nothing. A follower, which may have something to say about it, notices first."""
+        transport = self.transport
+        now = transport.get_write_buffer_size() if isinstance(transport, asyncio.WriteTransport) else 0
+        if transport is not None and buffered and now >= buffered:
+            transport.abort()
+        else:
+            self._stall_timer = self._loop.call_later(1.1 * lane.STALL_SECONDS, self._watch, now)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self.direct.resume()
+        if self._stall_timer is not None:
+            self._stall_timer.cancel()
+            self._stall_timer = None
+        if self.sink is not None:
+            # Not at once: asyncio calls from within its own write, and loses a connection twice that breaks meanwhile.
+            self._loop.call_soon(self._resume_sink)
+
+    def _resume_sink(self) -> None:
+        if self.sink is not None and self.transport is not None and not self.writing_paused:
+            self.sink.resume()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """A request that aiohttp could not parse, or an exception that no handler caught."""
+        if isinstance(exc, ConnectionError) or started(request):
+            raise ConnectionError("the peer has left, or the answer has started")
+        if isinstance(exc, HttpProcessingError):
+            error = ChatError("invalid_request", "The request is not valid HTTP/1.1, or its head is too large.")
+        else:
+            log.error("a bug: the request failed outside of its handler", exc_info=exc)
+            error = ChatError("internal", "The server failed; its log says more.")
+        reply = problem(error, request)
+        reply.force_close()
+        return reply
