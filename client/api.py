@@ -85,13 +85,15 @@ class Api:
 
     def gone(self, error: Exception) -> ConnectionLost:
         """The trouble as one clear sentence."""
-        self._reached = False
+        reached, self._reached = self._reached, False
         if isinstance(error, aiohttp.ClientConnectorCertificateError):
             error = error.certificate_error
         elif isinstance(error, aiohttp.ClientConnectorError):
             error = error.os_error
         elif isinstance(error, aiohttp.ClientError):  # also a ClientOSError, which is an OSError, but no refusal
             error = ConnectionResetError()
+            if not reached and self.url.startswith("http:"):
+                return ConnectionLost(f"{self.url} hangs up at once: if that is TLS, the address begins with https.")
         return ConnectionLost(trouble(self.url, error))
 
     async def connect(self) -> None:
