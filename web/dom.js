@@ -24,9 +24,9 @@ export function byId(id) {
   return document.getElementById(id);
 }
 
-// A path of this server, also where a proxy serves it below a prefix.
+// A path of this server, also where a proxy serves it below a prefix. An empty one is the server's root, not this page.
 export function address(path) {
-  return new URL(path, document.baseURI).href;
+  return new URL(`./${path}`, document.baseURI).href;
 }
 
 export async function copyText(text) {

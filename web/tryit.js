@@ -43,6 +43,13 @@ class Output {
     this.status.className = `status ${state}`;
   }
 
+  // Nothing is asked: a field is empty that must not be.
+  miss(name, input) {
+    this.start("");
+    this.tell(`${name} is missing: fill it in first.`, "bad");
+    input.focus();
+  }
+
   line(text, way = "") {
     const atEnd = this.pre.scrollTop + this.pre.clientHeight > this.pre.scrollHeight - 30;
     this.pre.append(
@@ -88,13 +95,13 @@ export function tryHttp(method, path, { parameters = [], body = null, media = []
     const query = new URLSearchParams();
     const headers = {};
     for (const { name, in: place, input } of inputs) {
-      if (place === "path") where = where.replace(`{${name}}`, encodeURIComponent(input.value.trim()));
+      if (place === "path") where = where.replace(`{${name}}`, encodeURIComponent(input.value.trim()) || "$&");
       else if (input.value.trim() && place === "query") query.set(name, input.value.trim());
       else if (input.value.trim()) headers[name] = input.value.trim();
     }
     if (accept) headers.Accept = accept.value;
     if (text) headers["Content-Type"] = "application/json";
-    return { url: address(where + (query.size ? `?${query}` : "")), headers, body: text?.value };
+    return { url: address("") + where + (query.size ? `?${query}` : ""), headers, body: text?.value };
   };
   const draw = () => {
     const { url, headers, body: data } = request();
@@ -106,7 +113,7 @@ export function tryHttp(method, path, { parameters = [], body = null, media = []
   const run = async (submit) => {
     submit.preventDefault();
     const missing = inputs.find(({ required, input }) => required && !input.value.trim());
-    if (missing) return missing.input.focus();
+    if (missing) return output.miss(missing.name, missing.input);
     controller = new AbortController();
     send.disabled = true;
     stop.hidden = false;
@@ -186,8 +193,12 @@ export function tryGrpc(service, method, example, streamsIn) {
   const stop = el("button", { type: "button", hidden: true, click: () => controller?.abort() }, "Stop");
   const output = new Output();
   let controller = null;
-  const draw = () =>
-    (call.code.textContent = `${grpcurl} -d ${quoted(squeezed(text.value))} \\\n  ${target} ${service}/${method}`);
+  const needed = Object.keys(example).filter((name) => example[name] === "");
+  const draw = () => {
+    const names = Object.fromEntries(needed.map((name) => [name, `{${name}}`]));
+    const data = squeezed(text.value, (name, value) => (value === "" && names[name]) || value);
+    call.code.textContent = `${grpcurl} -d ${quoted(data)} \\\n  ${target} ${service}/${method}`;
+  };
   const run = async (submit) => {
     submit.preventDefault();
     let message;
@@ -197,6 +208,8 @@ export function tryGrpc(service, method, example, streamsIn) {
       output.start("");
       return output.tell("The message is not valid JSON.", "bad");
     }
+    const missing = needed.find((name) => !message?.[name]);
+    if (missing) return output.miss(missing, text);
     controller = new AbortController();
     send.disabled = true;
     stop.hidden = false;
@@ -294,9 +307,9 @@ function quoted(text) {
   return `'${text.replaceAll("'", `'\\''`)}'`;
 }
 
-function squeezed(text) {
+function squeezed(text, change) {
   try {
-    return JSON.stringify(JSON.parse(text));
+    return JSON.stringify(JSON.parse(text, change));
   } catch {
     return text;
   }

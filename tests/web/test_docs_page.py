@@ -1,5 +1,7 @@
 """The documentation page in a real browser: it says all there is, and it can be tried."""
 
+import json
+import re
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -63,15 +65,16 @@ def test_every_route_event_method_and_code_is_there(docs: Any) -> None:
 def test_a_stream_is_shown_as_it_arrives(media: str, piece: str, docs: Any) -> None:
     entry = "post_chat_stream"
     fill(docs, entry, "Accept", media)
-    fill(docs, entry, "Body", '{"message": "Hello", "model_id": "demo?chunks=40&rate=40"}')
+    fill(docs, entry, "Body", '{"message": "Hello", "model_id": "demo?chunks=5000&rate=40"}')
     assert f"Accept: {media}" in docs.text(f"#{entry} .box pre")
     docs.click(f"#{entry} .try .primary")
     output = f"document.querySelector('#{entry} .output')"
-    docs.until(f"{output}.innerText.includes('\"chunk\"')")
+    docs.until(f"{output}.querySelectorAll('.at').length > 12")
     assert "ended" not in docs.text(f"#{entry} .status")
+    [turn] = set(re.findall('"turn_id":"([^"]+)"', docs.text(f"#{entry} .output pre")))
+    docs.run(f"fetch('turns/{turn}/cancel', {{method: 'POST'}})")
     docs.until(f"{output}.querySelector('.status').innerText.includes('ended')")
     assert piece in docs.text(f"#{entry} .output pre")
-    assert docs.run(f"{output}.querySelectorAll('.at').length") >= 43
 
 
 def test_a_stream_can_be_stopped(docs: Any) -> None:
@@ -81,6 +84,39 @@ def test_a_stream_can_be_stopped(docs: Any) -> None:
     docs.until(f"document.querySelectorAll('#{entry} .output .at').length > 4")
     docs.click(f"#{entry} .try button[type=button]")
     docs.until(f"document.querySelector('#{entry} .status').innerText.includes('Stopped')")
+
+
+@pytest.mark.parametrize("prefix", ["", "/below/a/proxy"])
+def test_a_command_asks_for_the_path_that_it_stands_by(prefix: str, docs: Any, shared_server: Any) -> None:
+    entries = docs.run(
+        f"history.replaceState(null, '', '{prefix}/docs');"
+        """Array.from(document.querySelectorAll(".entry"), (entry) => {
+            entry.querySelector("form")?.dispatchEvent(new Event("input"));
+            return [entry.querySelector(".path span + span")?.innerText, entry.querySelector(".box pre")?.innerText];
+        }).filter(([path, command]) => path && command?.startsWith("curl "));"""
+    )
+    assert len(entries) > 15 and {"/", "/turns/{turn_id}"} <= {path for path, _ in entries}
+    for path, command in entries:
+        assert f"'{shared_server.url}{prefix}{path}'" in command.replace("\n", " ").split(" "), command
+    docs.errors.clear()  # the browser looks there for the icon
+
+
+def test_the_root_can_be_tried(docs: Any) -> None:
+    docs.click("#get_ .try .primary")
+    docs.until("document.querySelector('#get_ .output .status.good')")
+    docs.until("document.querySelector('#get_ .output pre').innerText.includes('\"endpoints\"')")
+
+
+@pytest.mark.parametrize("entry", ["get_turns_turn_id", "rpc-CancelTurn"])
+def test_what_is_missing_is_named_and_nothing_is_asked(entry: str, docs: Any) -> None:
+    assert "{turn_id}" in docs.text(f"#{entry} .box pre")
+    asked = len(docs.requests)
+    docs.click(f"#{entry} .try .primary")
+    docs.until(f"document.querySelector('#{entry} .output .status.bad')?.innerText.startsWith('turn_id is missing')")
+    assert docs.run(f"document.activeElement.closest('.entry').id === '{entry}'")
+    assert len(docs.requests) == asked
+    fill(docs, entry, *(("Message", json.dumps({"turn_id": "t"})) if entry.startswith("rpc") else ("turn_id", "t")))
+    assert "{turn_id}" not in docs.text(f"#{entry} .box pre")
 
 
 def test_parameters_go_where_they_belong(docs: Any) -> None:
