@@ -1,10 +1,10 @@
 // The demo page: puts the parts together and holds what is chosen.
 
-import { announce } from "./announcer.js";
 import { byId, el } from "./dom.js";
 import { advice } from "./failures.js";
 import { json, untapped } from "./http.js";
 import { tab, titles } from "./kept.js";
+import { forgetTypists, notice, typist } from "./presence.js";
 import { PROTOCOLS } from "./protocols.js";
 import { Race } from "./race.js";
 import { Room } from "./room.js";
@@ -18,7 +18,6 @@ const SUGGESTIONS = [
   "What do you know of our conversation?",
 ];
 const TYPING_MILLISECONDS = 3_000;
-const NOTICE_MILLISECONDS = 5_000;
 
 const wire = new Wire();
 const link = new Link(wire.tap("websocket"));
@@ -56,6 +55,7 @@ function roomOf(session_id) {
 }
 
 function enter(session_id) {
+  if (room?.session_id !== session_id) forgetTypists();
   room = roomOf(session_id);
   tab.session = session_id;
   link.join(session_id);
@@ -87,6 +87,7 @@ async function load(entered) {
 // To a session that does not exist yet: it is made by the first message.
 function leave() {
   room = null;
+  forgetTypists();
   tab.session = null;
   link.join(null);
   sessions.current = null;
@@ -124,7 +125,6 @@ async function send(message) {
   sessions.current = room.session_id;
   room.send(message, wanted === room.model ? undefined : model_id);
   showRoom();
-  announce("Sent. The answer follows.");
 }
 
 async function stop() {
@@ -165,8 +165,7 @@ function showState() {
   byId("stop").hidden = !busy;
   byId("send").hidden = busy;
   byId("send").disabled = preparing;
-  for (const button of document.querySelectorAll(".retry"))
-    button.hidden = busy || button.closest(".turn") !== room?.node.lastElementChild;
+  byId("log").classList.toggle("busy", busy);
   if (focused !== document.body && !focused.getClientRects().length) byId("message").focus(); // it was on what is gone
 }
 
@@ -174,15 +173,6 @@ let atEnd = true;
 function follow(always = false) {
   const log = byId("log");
   if (always || atEnd) log.scrollTop = log.scrollHeight;
-}
-
-let noticeTimer;
-function notice(text, urgent = false) {
-  const presence = byId("presence");
-  presence.textContent = text;
-  presence.classList.toggle("urgent", urgent);
-  clearTimeout(noticeTimer);
-  if (text && !urgent) noticeTimer = setTimeout(() => (presence.textContent = ""), NOTICE_MILLISECONDS);
 }
 
 function tell(problem) {
@@ -218,8 +208,6 @@ function view() {
 
 // --- the others ---
 
-const typists = new Set();
-
 function onFrame(frame) {
   if (frame.type === "session_joined") room?.rejoined();
   if (frame.type !== "session_update") {
@@ -237,16 +225,9 @@ function onFrame(frame) {
   if (update_type === "session_cleared") rooms.get(session_id)?.cleared();
   if (update_type !== "user_typing") sessions.refresh();
   if (session_id !== room?.session_id) return;
-  if (update_type === "user_typing" && frame.typing) typists.add(connection_id);
-  else if (connection_id) typists.delete(connection_id);
+  if (connection_id) typist(connection_id, update_type === "user_typing" && frame.typing);
   if (update_type === "user_joined") notice("Somebody joined this session.");
   else if (update_type === "user_disconnected") notice("Somebody left this session.");
-  else if (update_type === "user_typing")
-    byId("presence").textContent = typists.size
-      ? typists.size > 1
-        ? `${typists.size} others are typing …`
-        : "Somebody else is typing …"
-      : "";
 }
 
 let typing = null;
@@ -369,7 +350,7 @@ link.addEventListener("state", ({ detail }) => {
   if (detail === "open") {
     sessions.refresh();
     if (room && !room.loaded) load(room);
-  } else typists.clear();
+  } else forgetTypists();
 });
 new Race();
 view();

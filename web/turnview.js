@@ -3,7 +3,7 @@
 // `text` is what the log's chunks say, and belongs to the cursor `seq`; a snapshot (REST) is shown instead, and forgotten
 // when the log goes on.
 
-import { Reader } from "./announcer.js";
+import { announce, Reader } from "./announcer.js";
 import { acknowledge, copyText, el } from "./dom.js";
 import { advice } from "./failures.js";
 import { Answer } from "./markdown.js";
@@ -57,6 +57,7 @@ export class TurnView {
   }
 
   apply(event) {
+    if (event.turn_id && !this.turn_id) announce("Sent. The answer follows."); // it was not refused
     if (event.turn_id) this.turn_id = event.turn_id;
     if (event.seq) {
       if (event.seq <= this.seq && event.type !== "complete" && event.type !== "error") return;
@@ -94,7 +95,7 @@ export class TurnView {
       "div",
       { class: "trouble", role: "alert" },
       el("strong", {}, message),
-      advice(code) ? el("p", { class: "note" }, advice(code)) : null,
+      advice(code) ? el("p", { class: "note advice" }, advice(code)) : null,
     );
     this.answer.insertBefore(this.trouble, this.about);
     this.#describe(code);
@@ -114,7 +115,6 @@ export class TurnView {
 
   #end(event) {
     this.#finish();
-    this.#reader.finished(this.#shown);
     const figures = [];
     if (event.total_chunks) figures.push(`${event.total_chunks} chunks`);
     if (this.#first && !this.resumed && this.path.length === 1 && event.total_chunks)
@@ -130,6 +130,7 @@ export class TurnView {
   #finish() {
     this.finished = true;
     this.#draw();
+    this.#reader.finished(this.prose);
     this.answer.classList.remove("growing");
     this.answer.removeAttribute("aria-busy");
   }
@@ -147,7 +148,7 @@ export class TurnView {
     this.#drawn = false;
     this.rendered ??= new Answer(this.prose);
     this.rendered.show(this.#shown);
-    if (!this.finished) this.#reader.grown(this.#shown);
+    if (!this.finished) this.#reader.grown(this.prose);
     this.grown?.();
   }
 

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 QUICK = "demo?chunks=12&rate=200"
-SLOW = "demo?chunks=30&rate=25"
 ENDLESS = "demo?chunks=5000&rate=25"
 LOST = "document.querySelector('#log .turn:last-child .about').innerText.includes('connection lost')"
 PROTOCOLS = ["rest", "ndjson", "sse", "websocket", "grpc"]
@@ -48,12 +47,16 @@ def test_stop_ends_the_answer_at_once_and_retry_asks_again_over_every_protocol(d
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_a_reload_in_mid_answer_goes_on_where_it_was(protocol: str, demo: Any) -> None:
-    demo.ask("Keep this", protocol, SLOW)
+    demo.ask("Keep this", protocol, ENDLESS)
     demo.begun(protocol)
     demo.requests.clear()
+    length = len(demo.shown())
     demo.reload()
-    demo.ended()
     demo.connected()
+    if protocol != "rest":
+        demo.until(f"document.querySelector('#log .prose')?.innerText.length > {length}")
+    demo.click("#stop")
+    demo.ended()
     assert demo.run("document.querySelectorAll('#log .turn').length") == 1
     assert demo.text("#log .said") == "Keep this"
     assert demo.shown() == demo.answer()
@@ -64,13 +67,14 @@ def test_a_reload_in_mid_answer_goes_on_where_it_was(protocol: str, demo: Any) -
 
 
 def test_a_change_of_protocol_in_mid_answer_goes_on_over_the_other(demo: Any) -> None:
-    demo.ask("Hand me over", "ndjson", SLOW)
+    demo.ask("Hand me over", "ndjson", ENDLESS)
     demo.begun()
     prose = "document.querySelector('#log .turn:last-child .prose')"
     for protocol in ("sse", "websocket", "grpc", "rest", "ndjson"):
         demo.choose("#protocol", protocol)
         length = len(demo.shown())
-        demo.until(f"{prose}.innerText.length > {length} || !{prose}.closest('.growing')")
+        demo.until(f"{prose}.innerText.length > {length}")
+    demo.click("#stop")
     demo.ended()
     assert demo.shown() == demo.answer()
     assert demo.text("#log .wire-name").startswith("NDJSON → SSE → WebSocket → gRPC")
@@ -85,6 +89,9 @@ def test_an_answer_that_breaks_says_what_to_do(demo: Any) -> None:
     demo.fill("#model", QUICK)
     demo.click(".retry")
     demo.ended(turns=2)
+    assert not demo.run("document.querySelector('#log .trouble .note, #log .retry').checkVisibility()")
+    assert "Retry" not in demo.text("#log .turn")
+    assert demo.run("document.querySelector('#log .turn:last-child .retry').checkVisibility()")
 
 
 def test_a_refused_message_is_kept_and_explained(demo: Any) -> None:
@@ -202,13 +209,17 @@ def cable(shared_server: Any) -> Iterator[Cable]:
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_a_cut_cable_is_waited_for(protocol: str, page: Any, cable: Cable) -> None:
     page.visit(cable.url)
-    page.ask("Hold the line", protocol, SLOW)
+    page.ask("Hold the line", protocol, ENDLESS)
     page.begun(protocol)
     cable.cut()
     page.until(LOST)
+    length = len(page.shown())
     cable.mend()
-    page.ended()
     page.connected()
+    if protocol != "rest":
+        page.until(f"document.querySelector('#log .turn:last-child .prose').innerText.length > {length}")
+    page.click("#stop")
+    page.ended()
     assert page.shown() == page.answer()
     assert page.run("document.querySelectorAll('#log .turn').length") == 1
 

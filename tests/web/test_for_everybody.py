@@ -1,5 +1,6 @@
 """The pages for everybody: by keyboard, by ear, on small screens, without motion."""
 
+import json
 from typing import Any
 
 import pytest
@@ -52,6 +53,82 @@ def test_an_answer_is_announced_by_sentences(demo: Any) -> None:
     assert len(said) < 12
     assert " ".join(" ".join(said[1:]).split()) == demo.answer()
     assert demo.run("document.querySelector('#log').getAttribute('aria-live')") == "off"
+
+
+LONG = "This is a sentence that is long enough for being said when it ends."
+SPOKEN = {
+    f"Some **bold words** and `code`. {LONG} [A link](https://x.test/a).": f"Some bold words and code. {LONG} A link.",
+    f"{LONG} **It is strong. And it goes on**. {LONG} End": f"{LONG} It is strong. And it goes on. {LONG} End",
+    f"- *1* {LONG}\n- *2* {LONG}\n\n- Late.": f"1 {LONG} 2 {LONG} Late.",
+    f"# Head\n{LONG} So:\n1. one\n2. two\n\n```\nx = '**'\n```\nEnd": f"Head {LONG} So: one two x = '**' End",
+    f"{LONG} a | b\n|---|---|\n| 1. | 2 |\nc | d": f"{LONG} a b 1. 2 c d",
+    f"| a |\n|---|\n| 1 |\n{LONG} And | a cell": f"a 1 {LONG} And a cell",
+    f"> *So*.\n\nsnake_case is *not*  \nnor 2 * 3. {LONG}\n\nEnd": f"So. snake_case is not nor 2 * 3. {LONG} End",
+    f"{LONG} Look at **this. It never ends. {LONG}": f"{LONG} Look at **this. It never ends. {LONG}",
+}
+
+
+@pytest.mark.parametrize("text,spoken", SPOKEN.items(), ids=range(len(SPOKEN)))
+def test_what_is_announced_is_what_is_shown(text: str, spoken: str, demo: Any) -> None:
+    said, early = demo.run(
+        f"""(async () => {{
+            const {{Answer}} = await import("/web/markdown.js");
+            const {{Reader}} = await import("/web/announcer.js");
+            const text = {json.dumps(text)};
+            const said = [];
+            document.querySelector("#announcer").append = (node) => said.push(node.textContent);
+            const answer = new Answer(document.createElement("div"));
+            const reader = new Reader();
+            for (let end = 1; end <= text.length; end += 1) {{
+                answer.show(text.slice(0, end));
+                reader.grown(answer.node);
+            }}
+            const early = said.length;
+            reader.finished(answer.node);
+            return [said.join(" "), early];
+        }})()"""
+    )
+    assert said.split() == spoken.split()
+    assert early
+
+
+def test_no_markdown_is_read_out(demo: Any) -> None:
+    said = demo.run(
+        """(async () => {
+            const {TurnView} = await import("/web/turnview.js");
+            const view = new TurnView({message: "Hello"});
+            view.apply({type: "session_info", turn_id: "t", seq: 1});
+            view.apply({type: "chunk", text: "- **Bold**\\n- and `code`", seq: 2});
+            view.apply({type: "complete", seq: 3});
+            return Array.from(document.querySelector("#announcer").children, (node) => node.innerText);
+        })()"""
+    )
+    assert said == ["Sent. The answer follows.", "Bold and code"]
+
+
+def test_a_message_that_is_refused_is_not_announced_as_sent(demo: Any) -> None:
+    demo.ask("Hello", model=QUICK)
+    demo.ended()
+    assert demo.text("#announcer").count("Sent.") == 1
+    demo.ask("Hello again", model="no-such-model")
+    demo.until("document.querySelector('#log .trouble')")
+    assert demo.text("#announcer").count("Sent.") == 1
+    demo.errors.clear()  # the browser logs the 400
+
+
+def test_a_scroll_bar_does_not_break_the_words_of_a_button(demo: Any) -> None:
+    lines = demo.run(
+        """(() => {
+            document.querySelector("#sessions").style.paddingRight = "29px"; // room for a classic scroll bar
+            const words = document.createRange();
+            words.selectNodeContents(document.querySelector("#new-session"));
+            return words.getClientRects().length;
+        })()"""
+    )
+    assert lines == 1
+    assert demo.run(
+        "document.querySelector('#sessions').scrollWidth <= document.querySelector('#sessions').clientWidth"
+    )
 
 
 @pytest.mark.parametrize("view", ["demo", "demo#race", "docs"])

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-SLOW = "demo?chunks=30&rate=25"
+ENDLESS = "demo?chunks=5000&rate=25"
 PROTOCOLS = ["rest", "ndjson", "sse", "websocket", "grpc"]
 HOSTILE = '<img src=x onerror="window.hacked=1"><script>window.hacked=1</script> & <b>bold</b>'
 
@@ -49,13 +49,14 @@ def test_others_are_seen_typing_and_their_turns_live(visit: Callable[[], Any]) -
     one.focus("#message")
     one.type("Hm")
     other.until("document.querySelector('#presence').innerText.includes('typing')")
-    one.ask(HOSTILE, "grpc", SLOW)
+    one.ask(HOSTILE, "grpc", ENDLESS)
     other.begun(turns=2)
     assert other.text("#log .turn:last-child .said") == HOSTILE
+    one.click("#stop")
     other.ended()
     one.ended()
     assert other.shown() == one.shown() == one.answer()
-    other.ask("My turn", "sse")
+    other.ask("My turn", "sse", "demo?chunks=20&rate=200")
     one.ended(turns=3)
     assert one.text("#log .turn:last-child .said") == "My turn"
     other.click("#clear-session")
@@ -63,6 +64,41 @@ def test_others_are_seen_typing_and_their_turns_live(visit: Callable[[], Any]) -
     other.click("#delete-session")
     other.click("#confirm-yes")
     one.until("document.querySelector('#conversation-title').innerText === 'New session'")
+
+
+def test_who_types_is_told_until_they_stop_and_only_where_they_do(visit: Callable[[], Any]) -> None:
+    one = visit()
+    one.ask("The other room")
+    one.ended()
+    second = f"#session-list [data-session='{one.session}']"
+    one.click("#new-session")
+    one.ask("Come in")
+    one.ended()
+    first = f"#session-list [data-session='{one.session}']"
+    one.run(
+        "window.later = setTimeout; window.setTimeout = (then, after) => later(then, after / 5)"
+    )  # notices pass soon
+    other, third = visit(), visit()
+    text = "document.querySelector('#presence').innerText"
+    typing = f"{text} === 'Somebody else is typing …'"
+    other.click(first)
+    one.until(f"{text}.includes('joined')")
+    type_on = "() => document.querySelector('#message').dispatchEvent(new Event('input'))"
+    other.run(f"void (window.typing = setInterval({type_on}, 200))")
+    one.until(typing)
+    third.click(first)
+    one.until(f"{text}.includes('joined')")
+    one.until(typing)
+    one.click(second)
+    one.until("document.querySelector('#log .said').innerText === 'The other room'")
+    assert one.text("#presence") == ""
+    third.click(second)
+    one.until(f"{text}.includes('joined')")
+    third.run(f"({type_on})()")
+    one.until(typing)
+    third.run("document.querySelector('#message').dispatchEvent(new Event('blur'))")
+    one.until(f"{text} === ''")
+    other.run("clearInterval(typing)")
 
 
 class Parrot(BaseHTTPRequestHandler):
