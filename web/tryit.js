@@ -25,6 +25,9 @@ export function codeBox(title, text, { copies = true } = {}) {
 
 // What came back, line by line, each with the time since the asking.
 class Output {
+  #lines = []; // to be shown with the next frame
+  #frame;
+
   constructor() {
     this.status = el("p", { class: "status", role: "status" });
     this.pre = el("pre", { tabindex: 0, "aria-label": "Answer" });
@@ -33,7 +36,7 @@ class Output {
 
   start(words) {
     this.node.hidden = false;
-    this.pre.replaceChildren();
+    this.whole("");
     this.asked = performance.now();
     this.tell(words);
   }
@@ -51,17 +54,29 @@ class Output {
   }
 
   line(text, way = "") {
+    this.#lines.push([duration(performance.now() - this.asked), text, way]);
+    if (this.#lines.length > MOST_LINES) this.#lines.shift(); // those that nobody could see: no frame is drawn in a hidden tab
+    this.#frame ??= requestAnimationFrame(() => this.#show());
+  }
+
+  // Once a frame: to ask for the place of the scroll bar has everything laid out anew.
+  #show() {
     const atEnd = this.pre.scrollTop + this.pre.clientHeight > this.pre.scrollHeight - 30;
-    this.pre.append(
-      el("span", { class: "at" }, duration(performance.now() - this.asked)),
-      el("span", { class: way }, text),
-      "\n",
-    );
+    for (const [at, text, way] of this.#lines)
+      this.pre.append(el("span", { class: "at" }, at), el("span", { class: way }, text), "\n");
+    this.#forget();
     while (this.pre.childNodes.length > MOST_LINES * 3) this.pre.firstChild.remove();
     if (atEnd) this.pre.scrollTop = this.pre.scrollHeight;
   }
 
+  #forget() {
+    cancelAnimationFrame(this.#frame);
+    this.#frame = undefined;
+    this.#lines = [];
+  }
+
   whole(text) {
+    this.#forget();
     this.pre.replaceChildren(text);
   }
 

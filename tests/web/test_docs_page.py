@@ -74,7 +74,15 @@ def test_a_stream_is_shown_as_it_arrives(media: str, piece: str, docs: Any) -> N
     [turn] = set(re.findall('"turn_id":"([^"]+)"', docs.text(f"#{entry} .output pre")))
     docs.run(f"fetch('turns/{turn}/cancel', {{method: 'POST'}})")
     docs.until(f"{output}.querySelector('.status').innerText.includes('ended')")
-    assert piece in docs.text(f"#{entry} .output pre")
+    docs.until(f"{output}.querySelector('pre').innerText.includes({json.dumps(piece)})")
+
+
+def test_a_fast_stream_is_shown_to_its_end_and_the_last_of_it_kept(docs: Any) -> None:
+    entry = "post_chat_stream"
+    fill(docs, entry, "Body", '{"message": "Hello", "model_id": "demo?chunks=6000&rate=0"}')
+    docs.click(f"#{entry} .try .primary")
+    docs.until(f"document.querySelector('#{entry} .output pre').innerText.includes('complete')")
+    assert docs.run(f"document.querySelectorAll('#{entry} .output .at').length") <= 2000
 
 
 def test_a_stream_can_be_stopped(docs: Any) -> None:
