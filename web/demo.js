@@ -98,7 +98,7 @@ function leave() {
 async function send(message) {
   if (preparing || room?.busy) return;
   const wanted = byId("model").value.trim();
-  const model_id = wanted && wanted !== room?.model ? wanted : undefined;
+  const model_id = wanted || undefined; // also the session's own: another member may have changed that
   tab.model = wanted;
   stopTyping();
   notice("");
@@ -123,7 +123,7 @@ async function send(message) {
   }
   if (!titles.of(room.session_id)) titles.keep(room.session_id, message);
   sessions.current = room.session_id;
-  room.send(message, wanted === room.model ? undefined : model_id);
+  room.send(message, model_id);
   showRoom();
 }
 

@@ -36,6 +36,19 @@ def test_sessions_are_made_switched_cleared_and_deleted(demo: Any) -> None:
     assert demo.text("#conversation-title") == "New session"
 
 
+def test_the_model_that_is_shown_answers_also_where_others_change_it(demo: Any) -> None:
+    demo.ask("Hello", model="demo?chunks=3&rate=0")
+    demo.ended()
+    asked = {"message": "Hi", "session_id": demo.session, "model_id": "demo?chunks=5&rate=0"}
+    told = f"{{method: 'POST', headers: {{'Content-Type': 'application/json'}}, body: {json.dumps(json.dumps(asked))}}}"
+    assert demo.run(f"fetch('chat', {told}).then((answer) => answer.status)") == 200
+    demo.ended(turns=2)
+    demo.ask("Hello again", model="demo?chunks=3&rate=0")
+    demo.ended(turns=3)
+    session = f"fetch('sessions/{demo.session}').then((answer) => answer.json()).then((session) => session.model)"
+    assert demo.run(session) == "demo?chunks=3&rate=0" == demo.run("document.querySelector('#model').value")
+
+
 def test_others_are_seen_typing_and_their_turns_live(visit: Callable[[], Any]) -> None:
     one = visit()
     one.ask("Come in")
