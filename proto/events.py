@@ -132,7 +132,7 @@ _MAKERS = _Makers(
 @cache
 def _members(kind: Any, before: str = "") -> Callable[[Any], str]:
     """What makes `,"name":value` of each field of such a word that is not None, behind what stands before: one format
-    string. A loop over the fields takes three times as long."""
+    string. A loop over the fields takes half as long again."""
     form = before.replace("{", "{{")
     for place, name in enumerate(kind._fields):
         told, value = kind.__annotations__[name], f"word[{place}]"
