@@ -20,7 +20,7 @@ class Parameter(NamedTuple):
 IDEMPOTENCY_KEY = Parameter(
     "Idempotency-Key",
     "header",
-    "The same key attaches to the same turn for 24 hours. It counts in its session; without one, for the address.",
+    "The same key attaches to the same turn for 24 hours; in its session, or without one for the caller's address.",
 )
 
 
