@@ -92,9 +92,7 @@ class Api:
             error = error.os_error
         elif isinstance(error, aiohttp.ClientError):  # also a ClientOSError, which is an OSError, but no refusal
             error = ConnectionResetError()
-            if not reached and self.url.startswith("http:"):
-                return ConnectionLost(f"{self.url} hangs up at once: if that is TLS, the address begins with https.")
-        return ConnectionLost(trouble(self.url, error))
+        return ConnectionLost(trouble(self.url, error, reached))
 
     async def connect(self) -> None:
         if not self._reached:

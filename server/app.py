@@ -140,6 +140,7 @@ class App:
         assert self._runner is not None and self._runner.server is not None
         return HttpProtocol(
             self._runner.server,
+            lambda: self._stopping,
             loop=asyncio.get_running_loop(),
             access_log=None,
             keepalive_timeout=KEEP_ALIVE_SECONDS,
@@ -150,7 +151,7 @@ class App:
         )
 
     def _application(self) -> web.Application:
-        application = web.Application(middlewares=[middleware(self.access, lambda: self._stopping)])
+        application = web.Application(middlewares=[middleware(self.access)])
         everything: list[Route] = []
         everything += stream.routes(self.chat)
         everything += websocket.routes(self._websockets)

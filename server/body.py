@@ -107,8 +107,9 @@ class BodyReader(Sink):
 
     def begin(self, data: bytes) -> None:
         """The first write takes the head along."""
+        head, self._head = self._head, b""
         self.write = self._direct.write
-        self.write(self._head + data)
+        self.write(head + data)
 
     def ended(self, follower: Follower) -> None:
         if not self.done.done():

@@ -101,9 +101,7 @@ class Chat:
         if request.idempotency_key is None:
             return await self._begin(request, None, transport, client, make)
         key = Key(request.session_id or f"client {client}", request.idempotency_key)
-        lock = self._locks.get(key)
-        if lock is None:
-            lock = self._locks[key] = asyncio.Lock()
+        lock = self._locks.setdefault(key, asyncio.Lock())
         async with lock:
             known = await self._keyed(key, request.message)
             return known or await self._begin(request, key, transport, client, make)

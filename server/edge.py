@@ -27,8 +27,6 @@ ALLOWED_HEADERS = (
     "Grpc-Timeout"
 )
 
-GOODBYE = {"Connection": "close"}
-
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -43,16 +41,13 @@ def _allow(request: web.BaseRequest, origin: str) -> None:
     common_fields(request).update(allowed)
 
 
-def middleware(access: Access, leaving: Callable[[], bool]) -> Any:
-    """The one middleware: Host, Origin, errors. Who asks a server that is leaving is told not to ask again on this
-    connection."""
+def middleware(access: Access) -> Any:
+    """The one middleware: Host, Origin, errors."""
 
     @web.middleware
     async def edge(request: web.Request, handler: Handler) -> web.StreamResponse:
         response: web.StreamResponse
         try:
-            if leaving():
-                common_fields(request).update(GOODBYE)
             access.check_host(request.headers.get("Host", ""))
             if "Origin" in request.headers:
                 origin = access.check(request.headers)
@@ -75,8 +70,6 @@ def middleware(access: Access, leaving: Callable[[], bool]) -> Any:
             if started(request):
                 raise ConnectionError("the answer has started") from None
             response = problem(ChatError("internal", "The server failed; its log says more."), request)
-        if leaving():  # by now
-            common_fields(request).update(GOODBYE)
         return response
 
     return edge

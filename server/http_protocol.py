@@ -7,6 +7,7 @@
 
 import asyncio
 import logging
+from collections.abc import Callable
 from typing import Any, cast
 
 from aiohttp import web
@@ -51,12 +52,13 @@ class Sink:
 class HttpProtocol(RequestHandler):
     """aiohttp's own, with what it leaves open."""
 
-    __slots__ = ("_head_timer", "_stall_timer", "_torn", "direct", "sink")
+    __slots__ = ("_head_timer", "_stall_timer", "_torn", "direct", "leaving", "sink")
 
     direct: DirectWriter
 
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
+    def __init__(self, manager: web.Server, leaving: Callable[[], bool], **options: Any) -> None:
+        super().__init__(manager, **options)
+        self.leaving = leaving  # whether the server is: then no answer here has another one behind it
         self.sink: Sink | None = None
         self._torn = False  # the head of a request has begun, and goes on in the next packet
         self._head_timer: asyncio.TimerHandle | None = None

@@ -54,15 +54,16 @@ class Reply(web.StreamResponse):
 
     def head(self, request: web.BaseRequest) -> bytes:
         """Status line and fields, to be sent now."""
+        protocol: Any = request.protocol  # an HttpProtocol
         self._writer = request.writer
         fields = {**self.fields, **common_fields(request), "Date": http_date()}
         if self.body is not None:
             fields["Content-Length"] = str(len(self.body))
-        if self._last or not request.keep_alive:
+        self._last = self._last or not request.keep_alive or protocol.leaving()
+        if self._last:
             fields["Connection"] = "close"
         elif request.version < (1, 1):
-            fields.setdefault("Connection", "keep-alive")
-        self._last = fields.get("Connection") == "close"
+            fields["Connection"] = "keep-alive"
         lines = "".join([f"{name}: {value}\r\n" for name, value in fields.items()])
         if not lines.count("\n") == lines.count("\r") == len(fields):
             raise ValueError("a line break in a field's value")

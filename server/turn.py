@@ -198,7 +198,7 @@ class Turn:
     def said_all(self) -> None:
         """No chunk will come any more. The garbage collector does not walk through a tuple of strings, however many
         turns are kept; through a list it does."""
-        self._said = tuple(self._said)  # type: ignore[assignment]
+        self._said = cast(list[str], tuple(self._said))
 
     def seal(self, terminal: Complete | Error) -> None:
         """The end: the last event, and everybody is told."""

@@ -7,6 +7,8 @@ const SHORTEST = 60;
 const WITHIN_LINES = new Set(["A", "CODE", "EM", "S", "STRONG"]);
 const MARK = /[*_~`[\\]/; // begins what its end may still change
 
+const texts = new WeakMap(); // of blocks: one that changes is drawn as another node
+
 export function announce(text) {
   const region = byId("announcer");
   region.append(el("p", {}, text));
@@ -54,13 +56,13 @@ function begun(paragraph) {
 }
 
 // The text of a block: a line for each line, item and cell, and none that is empty.
-function lines(node) {
-  return spoken(node)
-    .split("\n")
-    .map((line) => line.trim())
-    .filter(Boolean)
-    .map((line) => `${line}\n`)
-    .join("");
+function lines(block) {
+  if (!texts.has(block)) {
+    const all = spoken(block).split("\n");
+    const full = all.map((line) => line.trim()).filter(Boolean);
+    texts.set(block, full.map((line) => `${line}\n`).join(""));
+  }
+  return texts.get(block);
 }
 
 function spoken(node) {

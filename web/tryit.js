@@ -55,7 +55,7 @@ class Output {
 
   line(text, way = "") {
     this.#lines.push([duration(performance.now() - this.asked), text, way]);
-    if (this.#lines.length > MOST_LINES) this.#lines.shift(); // those that nobody could see: no frame is drawn in a hidden tab
+    if (this.#lines.length > MOST_LINES) this.#lines.shift(); // in a hidden tab no frame is drawn
     this.#frame ??= requestAnimationFrame(() => this.#show());
   }
 

@@ -31,8 +31,8 @@ class ConnectionLost(Exception):
     """Nobody answers any more; the message is one clear sentence."""
 
 
-def trouble(url: str, error: Exception) -> str:
-    """What is wrong with the way to this server, and what to do about it."""
+def trouble(url: str, error: Exception, reached: bool = True) -> str:
+    """What is wrong with the way to this server, which has answered before or not, and what to do about it."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"The certificate of {url} is not trusted here: {error.verify_message}."
     if isinstance(error, ssl.SSLError):
@@ -45,6 +45,8 @@ def trouble(url: str, error: Exception) -> str:
         return f"The server at {url} does not speak this protocol: {error}."
     if isinstance(error, OSError) and not isinstance(error, _CUT):
         return f"No server answers at {url}. Start one with `python -m server`, or name another address."
+    if not reached and url.startswith("http:"):
+        return f"{url} hangs up at once: if that is TLS, the address begins with https."
     return f"The connection to {url} was lost."
 
 

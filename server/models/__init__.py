@@ -12,6 +12,7 @@
 
 import asyncio
 import random
+from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import NamedTuple, Protocol, TypeVar, final
 
@@ -56,12 +57,16 @@ Done = Callable[[End | ChatError], object]
 Stop = Callable[[], object]
 
 
-class Pushing:
+class Pushing(ABC):
     """A model that pushes. Nothing is called before `push` has returned, nor after the answer was stopped."""
 
+    @property
+    @abstractmethod
+    def id(self) -> str: ...
+
+    @abstractmethod
     def push(self, messages: Sequence[Message], say: Say, done: Done) -> Stop:
         """Begin to answer: `say` for each piece, then `done` once. What is returned stops it."""
-        raise NotImplementedError
 
     async def answer(self, messages: Sequence[Message]) -> Pieces:
         """The same as a generator, for whoever has something to do with the pieces on the way."""

@@ -3,6 +3,7 @@ client without manners."""
 
 import asyncio
 import contextlib
+import logging
 import subprocess
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -120,6 +121,15 @@ def framing() -> type[Counted]:
 @pytest.fixture
 def recorder() -> type[Recorder]:
     return Recorder
+
+
+@pytest.fixture
+def bugs(caplog: pytest.LogCaptureFixture) -> Any:
+    """Fails the test where the server has logged a traceback."""
+    yield
+    assert [
+        record.getMessage() for record in caplog.records if record.exc_info or record.levelno >= logging.ERROR
+    ] == []
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from websockets.asyncio.client import connect
 
 from proto.requests import ChatRequest
 from server.listen import PREFACE
@@ -93,3 +94,39 @@ def test_a_peer_that_has_caught_up_is_written_to_at_once_again(run: Any, serving
                 await asyncio.get_running_loop().sock_recv(peer, 2**20)
 
     run(test())
+
+
+@pytest.mark.parametrize("path", ["/chat", "/chat/stream", "/health"])
+def test_peers_that_ask_and_leave_are_no_bug(run: Any, serving: Any, dial: Any, bugs: Any, path: str) -> None:
+    async def test() -> None:
+        async with serving(model="demo?chunks=90000&rate=40", resume_grace=0.02) as app, dial(app) as other:
+            for abort in (True, False) * 5:
+                async with dial(app) as wire:
+                    wire.request("GET" if path == "/health" else "POST", path, {"message": "Hello"})
+                    if abort:
+                        await asyncio.sleep(0)  # until it is sent
+                        wire.writer.transport.abort()
+                    else:
+                        wire.writer.write_eof()
+                        assert b"internal" not in await wire.reader.read()
+            assert (await other.ask("GET", "/health")).status == 200
+            while app.chat.tell().running_turns:  # nobody reads them: their grace time is up
+                await asyncio.sleep(0.01)
+
+    run(test())
+
+
+def test_websockets_that_vanish_are_no_bug(run: Any, serving: Any, script: Any, caplog: Any) -> None:
+    async def scene() -> None:
+        model = script()
+        async with serving(providers=[model], model="scripted", resume_grace=0.05) as app:
+            for moment in range(6):
+                async with connect(app.http_url.replace("http", "ws") + "/ws") as peer:
+                    for _ in range(moment):
+                        await peer.send('{"type": "chat", "message": "Hi"}')
+                    peer.transport.abort()
+            while app.chat.stats.websockets or app.chat.tell().running_turns:
+                await asyncio.sleep(0.01)
+
+    run(scene())
+    assert not [record for record in caplog.records if record.levelname in ("WARNING", "ERROR")]

@@ -121,6 +121,12 @@ def test_bad_values_exit_2(arguments: list[str], capsys: pytest.CaptureFixture[s
     assert arguments[0].removeprefix("--") in capsys.readouterr().err
 
 
+def test_a_refused_number_is_told_its_bounds_in_full(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse(["--max-streams", "0"], {})
+    assert "whole number from 1 to 1,000,000" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("name", "bad"), [("PORT", "x"), ("QUIET", "maybe"), ("STORE", "redis"), ("ALLOW_ORIGIN", "x")]
 )
@@ -291,6 +297,8 @@ def test_what_keeps_it_from_starting(tmp_path: Path, certificate: tuple[str, str
         port = str(taken.getsockname()[1])
         said = refusal("--store", "memory", "--port", port)
         assert port in said and "--port" in said
+    said = refusal("--store", "memory", "--host", "no-such-host.invalid")
+    assert "no-such-host.invalid" in said and "--host" in said
     (tmp_path / "foreign.db").write_bytes(b"this is no database")
     assert "foreign.db" in refusal("--store", f"sqlite:{tmp_path / 'foreign.db'}")
     assert "no-such.pem" in refusal("--store", "memory", "--tls-cert", "no-such.pem", "--tls-key", certificate[1])

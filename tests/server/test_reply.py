@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from aiohttp.test_utils import make_mocked_request
 
+from server import VERSION
 from server.direct import DirectWriter
 from server.reply import Reply
 from server.turn import Turn
@@ -21,7 +22,7 @@ def test_the_fields_of_an_answer_to_the_letter(run: Any, serving: Any, dial: Any
             assert re.fullmatch(r"\w{3}, \d\d \w{3} \d{4} \d\d:\d\d:\d\d GMT", date)
             assert answer.headers == {
                 "content-type": "application/json; charset=utf-8", "cache-control": "no-store", "x-request-id": "mine",
-                "server": "fivewire/1.0.0", "content-length": str(len(answer.body)),
+                "server": f"fivewire/{VERSION}", "content-length": str(len(answer.body)),
             }  # fmt: skip
             moved = await wire.ask("GET", "/demo/")
             assert (moved.status, moved.headers["content-length"], moved.headers["location"]) == (308, "0", "/demo")
@@ -44,6 +45,23 @@ def test_the_connection_ends_where_one_side_says_so(run: Any, serving: Any, dial
                 wire.send(b"GET /models HTTP/1.0\r\n\r\n")
                 assert (await wire.answer()).headers["connection"] == "close"
                 assert await wire.reader.read() == b""
+
+    run(test())
+
+
+def test_who_takes_no_answers_is_made_no_more_of_them(run: Any, serving: Any, dial: Any) -> None:
+    async def test() -> None:
+        async with serving(model=QUICK) as app, dial(app) as other, dial(app, limit=1024) as wire:
+            size = len((await other.ask("GET", "/openapi.json")).body)
+            for _ in range(400):  # more than both sockets hold
+                wire.request("GET", "/openapi.json")
+            while not (waiting := [one for one in app._http_connections() if one.writing_paused]):
+                await other.ask("GET", "/health")
+            for _ in range(100):
+                await other.ask("GET", "/health")
+                assert waiting[0].transport.get_write_buffer_size() < 2 * size
+            for _ in range(400):
+                assert len((await wire.answer()).body) == size
 
     run(test())
 

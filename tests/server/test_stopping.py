@@ -40,6 +40,21 @@ def test_a_signal_drains(start_server: Any, run: Any, dial: Any, number: signal.
     assert server.process.returncode == 0
 
 
+def test_a_second_signal_ends_it_at_once(start_server: Any, run: Any, dial: Any) -> None:
+    server = start_server()
+
+    async def test() -> None:
+        async with dial(server) as one, dial(server) as two:
+            one.request("POST", "/chat/stream", {"message": "Hello", "model_id": "demo?chunks=5000&rate=40"})
+            await one.head()
+            server.process.send_signal(signal.SIGTERM)
+            while (await two.ask("GET", "/health")).status == 200:
+                pass
+
+    run(test())
+    assert server.stop()[0] == 1
+
+
 def test_a_turn_that_outlasts_the_drain_is_cancelled_with_its_text_kept(
     run: Any, serving: Any, dial: Any, script: Any, tmp_path: Path
 ) -> None:

@@ -298,23 +298,6 @@ def test_a_flood_is_read_slowly(run, serving, meet, monkeypatch):
     run(scene())
 
 
-def test_figures(run, serving, meet):
-    async def scene():
-        async with serving(model=DEMO) as app, meet(app, 2) as (one, two):
-            await two.join(await one.create())
-            await one.say("chat", message="Hi")
-            for peer in (one, two):
-                await peer.until("response_complete")
-            stats = app.chat.tell()
-            assert stats.websocket_connections == 2
-            assert stats.transports["websocket"].requests == 1
-            assert stats.transports["websocket"].chunks == 10
-            assert stats.transports["websocket"].bytes > 1000
-            assert stats.transports["websocket"].open_streams == 0
-
-    run(scene())
-
-
 ORIGINS = [
     (None, (), True),
     ("http://{host}", (), True),

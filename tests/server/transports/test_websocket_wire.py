@@ -11,7 +11,6 @@ import struct
 import zlib
 
 import pytest
-from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFactory
 
@@ -384,18 +383,3 @@ def test_too_large_a_message_closes_with_1009_also_while_it_is_being_sent(run, s
                     assert closed.value.rcvd.code == 1009
 
     run(scene())
-
-
-def test_no_trace_of_a_bug_in_the_log_when_peers_vanish(run, serving, script, caplog):
-    async def scene():
-        model = script()
-        async with serving(providers=[model], model="scripted", resume_grace=0.05) as app:
-            for moment in range(6):
-                async with connect(app.http_url.replace("http", "ws") + "/ws") as peer:
-                    for _ in range(moment):
-                        await peer.send('{"type": "chat", "message": "Hi"}')
-                    peer.transport.abort()
-            await until(lambda: not app.chat.stats.websockets and not app.chat.tell().running_turns)
-
-    run(scene())
-    assert not [record for record in caplog.records if record.levelname in ("WARNING", "ERROR")]

@@ -1,0 +1,23 @@
+"""A turn without a chat, as the tests of its log and of its readers have it."""
+
+from typing import Any
+
+from proto.events import GENERATING, Complete, SessionInfo, Status, Usage
+from server.turn import Turn, sha256
+
+NOW = "2026-01-01T00:00:00.000000+00:00"
+
+
+def new_turn(**options: Any) -> Turn:
+    turn = Turn(
+        SessionInfo("s", "demo", NOW, "t", 1, True, "Hello"), Status(GENERATING, 1, 0, "t", 2),
+        **{"grace": 60.0, **options},
+    )  # fmt: skip
+    turn.begin()
+    return turn
+
+
+def seal(turn: Turn) -> None:
+    turn.chunk("", final=True)
+    text, seq = turn.text, turn.last_seq + 1
+    turn.seal(Complete(turn.chunk_count, 1.0, 2, "s", NOW, "t", seq, "stop", Usage(1, 1, True), 0.5, sha256(text)))
