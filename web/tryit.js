@@ -41,7 +41,9 @@ class Output {
     this.tell(words);
   }
 
+  // How it stands, after the lines before it.
   tell(words, state = "") {
+    if (this.#frame) this.#show();
     this.status.textContent = words;
     this.status.className = `status ${state}`;
   }
@@ -230,8 +232,10 @@ export function tryGrpc(service, method, example, streamsIn) {
     stop.hidden = false;
     output.start("Asked.");
     try {
+      let first = true;
       for await (const response of new GrpcWeb(untapped, { json: true }).call(method, message, controller.signal)) {
-        output.tell(`OK so far · ${output.elapsed}`, "good");
+        if (first) output.tell(`OK so far · ${output.elapsed}`, "good");
+        first = false;
         output.line(JSON.stringify(response));
       }
       output.tell(`OK · ended after ${output.elapsed}`, "good");
