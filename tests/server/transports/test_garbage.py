@@ -9,6 +9,7 @@ import pytest
 from client.settings import PROTOCOLS
 from proto.events import Complete
 from proto.requests import ChatRequest
+from server import kept
 from server.asking import Asking
 from server.models import End
 from tests.conftest import connect_client
@@ -30,7 +31,9 @@ BROKEN = "demo?chunks=9&rate=200&fail_after=3"
     ],
 )
 @pytest.mark.parametrize("name", PROTOCOLS)
-def test_a_turn_is_no_cycle(serving, run, name, model, options):
+def test_a_turn_is_no_cycle(serving, run, name, model, options, monkeypatch):
+    monkeypatch.setattr(kept, "MAX_EVENTS", 0)  # only the last turn is kept
+
     async def scenario():
         async with serving(**options) as app, connect_client(name, app.http_url) as client:
             session_id = (await client.new_session(None)).session_id
@@ -41,7 +44,6 @@ def test_a_turn_is_no_cycle(serving, run, name, model, options):
                     assert isinstance(events[-1], Complete) is (model != BROKEN)
 
             await turns()  # what is made once
-            gc.collect()
             gc.freeze()  # or the collector would walk through all that the tests have loaded
             gc.disable()
             gc.set_debug(gc.DEBUG_SAVEALL)
