@@ -120,6 +120,8 @@ class Conversation:
 
     def overheard(self, event: Event) -> None:
         if event.turn_id not in self._mine:
+            if isinstance(event, SessionInfo) and event.session_id == self.session_id:
+                self.model = event.model
             self._audience.overheard(event)
 
     def lost(self, error: ConnectionLost) -> None:
@@ -190,8 +192,8 @@ class Conversation:
         """The events of the answer, each once; what is said meanwhile is in `progress`."""
         self.figures.messages += 1
         message = message.encode(errors="replace").decode()  # bytes of a shell that are no text become a ?
-        model = self.wanted_model if self.wanted_model != self.model else None
-        async with aclosing(self._read(ChatRequest(message, self.session_id, model))) as events:
+        # The model that is shown, also where it was the session's: another member may have changed that.
+        async with aclosing(self._read(ChatRequest(message, self.session_id, self.wanted_model))) as events:
             async for event in events:
                 yield event
 

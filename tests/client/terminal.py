@@ -112,6 +112,11 @@ def get(url: str, path: str, body: Any = None) -> dict[str, Any]:
         return dict(json.load(answer))
 
 
+def stop(url: str, session: str) -> None:
+    """Have the answer end that is being given there."""
+    get(url, f"/turns/{get(url, f'/sessions/{session}')['messages'][-1]['turn_id']}/cancel", {})
+
+
 def stream(url: str, body: Any) -> Any:
     """Somebody who asks, and is answered while this is open."""
     headers = {"Content-Type": "application/json"}

@@ -17,6 +17,7 @@ from tests.client.terminal import (
     TAB,
     Terminal,
     get,
+    stop,
     stream,
     until,
 )
@@ -78,7 +79,7 @@ def test_completion(shared_server: Any, terminal: Callable[..., Terminal]) -> No
 
 
 def test_switching_protocols_in_mid_answer(shared_server: Any, terminal: Callable[..., Terminal]) -> None:
-    url, model = shared_server.url, "demo?chunks=400&rate=100"
+    url, model = shared_server.url, "demo?chunks=5000&rate=100"
     screen = terminal("--server", url, "--session", "switching", "--model", model, "--plain")
     screen.wait_bar("●")
     screen.keys("a long answer", ENTER)
@@ -86,7 +87,9 @@ def test_switching_protocols_in_mid_answer(shared_server: Any, terminal: Callabl
         screen.wait("its number, and")
         screen.keys(f"/protocol {name}", ENTER)
         screen.wait_anywhere(f"Going on over {name}")  # above the line that is being said
-    screen.wait("─ complete ─", "400 chunks", "resumed 4 times")
+    screen.wait("its number, and")
+    screen.keys(CTRL_C)
+    screen.wait("─ cancelled ─", "resumed 4 times")
     shown = screen.text[screen.text.index("You › a long answer\n") : screen.text.index("╭─")]
     answer = [line for line in shown.split("\n")[1:] if not line.startswith(("You ›", "Going on"))]
     assert " ".join(answer).split() == get(url, "/sessions/switching")["messages"][-1]["text"].split()
@@ -158,10 +161,12 @@ def test_what_others_do(name: str, shared_server: Any, terminal: Callable[..., T
     there.wait("Going on with 2 messages")
     here.keys("half a sent")
     there.wait_bar("somebody is typing")
-    get(url, "/chat", {"message": "news \x1b]0;pwned\x07 for you", "session_id": room})
+    other = "demo?chunks=6&rate=0"
+    get(url, "/chat", {"message": "news \x1b]0;pwned\x07 for you", "session_id": room, "model_id": other})
     for screen in (here, there):
         screen.wait("Somebody › news ]0;pwned for you", "A stream is a promise", "─ complete ─")
         assert "\x1b]0;pwned" not in screen.raw
+        screen.wait_bar(other)
     here.wait_bar("half a sent")
     here.keys("ence", ENTER)
     here.wait("You › half a sentence", "─ complete ─", "context 5 messages")
@@ -178,10 +183,12 @@ def test_messages_wait_for_somebody_elses_answer(
     get(url, "/chat", {"message": "hi", "session_id": room, "model_id": quick})
     screen = terminal("--server", url, "--protocol", name, "--session", room, "--model", quick)
     screen.wait("Going on with 2 messages")
-    with stream(url, {"message": "a while", "session_id": room, "model_id": "demo?chunks=30&rate=15"}):
+    with stream(url, {"message": "a while", "session_id": room, "model_id": "demo?chunks=5000&rate=50"}):
         screen.wait("Somebody › a while")
         screen.keys("mine", ENTER)
-        screen.wait("Waiting › mine", "─ complete ─", "You › mine", "─ complete ─")
+        screen.wait("Waiting › mine")
+        stop(url, room)
+        screen.wait("─ cancelled ─", "You › mine", "─ complete ─")
     with stream(url, {"message": "long", "session_id": room, "model_id": "demo?chunks=5000&rate=50"}):
         screen.wait("Somebody › long")
         screen.keys("dropped", ENTER)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.client.terminal import CTRL_C, CTRL_D, ENTER, LINES, Terminal, get
+from tests.client.terminal import CTRL_C, CTRL_D, ENTER, LINES, Terminal, get, stop
 
 
 def test_commands(start_server: Callable[..., Any], terminal: Callable[..., Terminal], tmp_path: Path) -> None:
@@ -105,14 +105,18 @@ def test_pages_of_sessions(start_server: Callable[..., Any], terminal: Callable[
 
 
 def test_what_is_typed_ahead(shared_server: Any, terminal: Callable[..., Terminal]) -> None:
-    screen = terminal("--server", shared_server.url)
+    screen = terminal("--server", shared_server.url, "--session", "ahead", "--model", "demo?chunks=5000&rate=100")
     screen.wait_bar("●")
-    screen.keys("/model demo?chunks=30&rate=15", ENTER, "first", ENTER)
+    screen.keys("first", ENTER)
     screen.wait("You › first")
     screen.wait_bar("answering")
     screen.keys("second", ENTER)
-    screen.wait("Waiting › second", "─ complete ─", "You › second", "A stream", "─ complete ─")
-    screen.keys("/model demo?chunks=5000&rate=100", ENTER, "third", ENTER)
+    screen.wait("Waiting › second")
+    stop(shared_server.url, "ahead")
+    screen.wait("─ cancelled ─", "You › second", "A stream")
+    stop(shared_server.url, "ahead")
+    screen.wait("─ cancelled ─")
+    screen.keys("third", ENTER)
     screen.wait("You › third")
     screen.wait_bar("answering")
     screen.keys("fourth", ENTER, "a fifth\\", ENTER, "with two lines", ENTER)
