@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
+from proto import VERSION
 from proto.errors import ChatError
 from proto.requests import check_model_id, check_session_id
 
@@ -77,6 +78,7 @@ def parse(arguments: Sequence[str]) -> Settings:
         "--json", action="store_true", help="print the events as JSON lines, the same on every protocol"
     )
     parser.add_argument("--plain", action="store_true", help="show the answer's Markdown as it was written")
+    parser.add_argument("--version", action="version", version=f"fivewire {VERSION}")
     options = parser.parse_args(arguments)
     message = " ".join(options.message) if options.message else None
     if message is not None and not message.strip():

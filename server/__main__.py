@@ -7,8 +7,9 @@ import os
 import signal
 import sys
 
+from proto import VERSION
 from proto.errors import ChatError
-from server import VERSION, logs, reload
+from server import logs, reload
 from server.app import App, bind_all
 from server.settings import Settings, parse
 from server.stores import StoreRefused

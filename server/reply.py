@@ -14,11 +14,11 @@ from typing import Any
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 
+from proto import VERSION
 from proto.answers import Problem
 from proto.errors import CODES, ChatError
 from proto.events import dumps
 from proto.requests import sane_request_id
-from server import VERSION
 from server.clock import http_date
 
 JSON_TYPE = "application/json; charset=utf-8"

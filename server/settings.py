@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from server import VERSION
+from proto import VERSION
 
 PREFIX = "FIVEWIRE_"
 

@@ -11,7 +11,7 @@ FOLDERS = ("proto", "server", "client", "web")
 MAX_LINES = 400
 GENERATED = ("proto.chat_pb2", "proto.chat_grpc")
 
-WORDS = ("proto.errors", "proto.events", "proto.requests", "proto.answers")
+WORDS = ("proto", "proto.errors", "proto.events", "proto.requests", "proto.answers")
 CODECS = ("proto.lines", "proto.ndjson", "proto.sse", "proto.websocket", "proto.grpc_web")
 MESSAGES = ("proto.chat_pb2", "proto.chat_grpc", "proto.pb", "proto.pb_json")
 HTTP2 = ("proto.h2", "proto.grpc_stream")

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from aiohttp import web
 
+from proto import VERSION
 from proto.answers import (
     ChatAnswer,
     Health,
@@ -18,7 +19,6 @@ from proto.answers import (
 from proto.errors import ChatError
 from proto.events import Error, dumps
 from proto.requests import ChatRequest, NewSession, invalid, text_field
-from server import VERSION
 from server.chat import MAX_PAGE, PAGE, Chat
 from server.clock import rfc3339, timestamp
 from server.edge import client_name, max_body_bytes, read_chat_request, read_json

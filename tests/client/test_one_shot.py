@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from client.settings import PROTOCOLS
+from proto import VERSION
 
 ROOT = Path(__file__).parent.parent.parent
 WAIT_SECONDS = 30
@@ -138,6 +139,7 @@ def test_usage() -> None:
     code, out, err = ask("ftp://nowhere", "hi")
     assert (code, out) == (2, "")
     assert "no server address" in err
+    assert ask("nowhere", "--version") == (0, f"fivewire {VERSION}\n", "")
 
 
 def test_interrupt_cancels_on_the_server(shared_server: Any) -> None:

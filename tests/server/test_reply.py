@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from aiohttp.test_utils import make_mocked_request
 
-from server import VERSION
+from proto import VERSION
 from server.direct import DirectWriter
 from server.reply import Reply
 from server.turn import Turn
