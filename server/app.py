@@ -23,7 +23,7 @@ from server.listen import GRPC_ALPN, HTTP_ALPN, Listener, bind, tls_context
 from server.models import Patience, Provider
 from server.models.demo import Demo
 from server.settings import Settings, default_database
-from server.stores import Store
+from server.stores import Store, StoreRefused
 from server.stores.memory import MemoryStore
 from server.stores.sqlite import SqliteStore
 from server.transports import Route, grpc, grpc_web, pages, rest, stream, websocket
@@ -179,7 +179,10 @@ def _store(settings: Settings) -> Store:
     if settings.store == "memory":
         return MemoryStore()
     path = settings.store.removeprefix("sqlite").removeprefix(":")
-    return SqliteStore(Path(path).expanduser() if path else default_database())
+    try:
+        return SqliteStore(Path(path).expanduser() if path else default_database())
+    except RuntimeError as error:  # there is no such user, or this one has no home
+        raise StoreRefused(f"{settings.store}: {error} Choose another file with --store sqlite:PATH.") from None
 
 
 def _providers(settings: Settings, environ: Mapping[str, str]) -> list[Provider]:

@@ -106,9 +106,10 @@ class Asking:
             raise self._failure
 
     def stop(self) -> None:
-        """Cancel the answer; idempotent."""
+        """Cancel the answer; once, for a second time would cut short what a provider has to clean up."""
         self._stopped = True
-        self._cancel()
+        cancel, self._cancel = self._cancel, _nothing
+        cancel()
 
     def part(self) -> Part | None:
         """What the store does not have yet of the answer."""
@@ -159,7 +160,7 @@ class Asking:
             task.add_done_callback(self._asked)
             self._cancel = task.cancel
         if self._stopped:
-            self._cancel()
+            self.stop()
 
     def _refuse(self, failure: ChatError) -> None:
         self._failure = failure

@@ -112,8 +112,7 @@ class Chat:
         session = None
         if request.session_id is not None:
             session = await self._sessions.find(request.session_id)
-            if self.draining:  # by now
-                self.admit()
+            self.admit()  # once more: by now it may drain, or be full
             # From here to `begin` nothing awaits.
             session = self._sessions.in_memory(request.session_id) or session
         if session is None:

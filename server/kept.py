@@ -4,11 +4,11 @@ from collections import OrderedDict
 
 from proto.events import GENERATING, HEAD_EVENTS, SessionInfo, Status
 from server.lane import Observer
-from server.stores import SavedTurn
+from server.stores import SavedTurn, interrupted
 from server.turn import Turn
 
 MAX_EVENTS = 100_000
-CHARS_PER_EVENT = 256  # a long message weighs as much as the events whose memory it takes
+CHARS_PER_EVENT = 256  # long texts weigh as much as the events whose memory they take
 
 
 class KeptTurns:
@@ -41,10 +41,11 @@ def restored(saved: SavedTurn, observer: Observer) -> Turn:
     info = SessionInfo(saved.session_id, saved.model, saved.timestamp, saved.id, 1, saved.is_new_session, saved.message)
     status = Status(GENERATING, saved.context_messages, saved.omitted_messages, saved.id, 2)
     turn = Turn(info, status, observer=observer)
-    turn.restore(saved.chunks, saved.final, saved.terminal)
+    # Without an end where that could not be written: nobody will ever say another one.
+    turn.restore(saved.chunks, saved.final, saved.terminal or interrupted(saved))
     return turn
 
 
 def _weight(turn: Turn) -> int:
-    """The events of an ended turn's log, also when its last is just about to be written, and what its message takes."""
-    return HEAD_EVENTS + turn.chunk_count + 1 + len(turn.message) // CHARS_PER_EVENT
+    """The events of an ended turn's log, also when its last is just about to be written, and what its texts take."""
+    return HEAD_EVENTS + turn.chunk_count + 1 + (len(turn.message) + turn.chars) // CHARS_PER_EVENT

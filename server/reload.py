@@ -44,10 +44,11 @@ def supervise(sockets: Sockets) -> int:
         bound.listen(BACKLOG_CONNECTIONS)
     stopping: list[int] = []
     child: subprocess.Popen[bytes] | None = None
+    restarting = False  # the child has been told to stop already; told twice, it does not wait for its answers
 
     def stop(number: int, frame: object) -> None:
         stopping.append(number)
-        if child is not None:
+        if child is not None and (not restarting or len(stopping) > 1):
             with contextlib.suppress(ProcessLookupError):
                 child.send_signal(number)
 
@@ -60,19 +61,19 @@ def supervise(sockets: Sockets) -> int:
             child.terminate()
         while child.poll() is None and (stopping or _times() == seen):
             time.sleep(LOOK_SECONDS)
-        if stopping:
-            child.wait()
-            return 0 if child.returncode == -signal.SIGTERM else child.returncode  # told before it could listen to it
-        if child.poll() is None:
+        if child.poll() is None and not stopping:
             print("fivewire: the code has changed, restarting", file=sys.stderr)
+            restarting = True
             child.terminate()
             child.wait()
-        else:
+            restarting = False
+        elif not stopping:
             print("fivewire: the server has stopped; waiting for a change of the code", file=sys.stderr)
             while _times() == seen and not stopping:
                 time.sleep(LOOK_SECONDS)
-            if stopping:
-                return child.returncode
+        if stopping:
+            child.wait()
+            return 0 if child.returncode == -signal.SIGTERM else child.returncode  # told before it could listen to it
 
 
 def _start(sockets: Sockets) -> "subprocess.Popen[bytes]":

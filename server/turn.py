@@ -137,6 +137,10 @@ class Turn:
         return "".join(self._said[::2])
 
     @property
+    def chars(self) -> int:
+        return sum(map(len, self._said[::2]))
+
+    @property
     def time_to_first_chunk(self) -> float | None:
         return None if self.first_chunk_at is None else self.first_chunk_at - self.started_at
 
@@ -183,7 +187,7 @@ class Turn:
         said.append(text)
         said.append(now)
         self.last_seq = seq = self.last_seq + 1
-        if self.first_chunk_at is None:
+        if self.first_chunk_at is None and text:  # the last one has none where nothing came
             self.first_chunk_at = time.monotonic()
         if final:
             self.final = True

@@ -18,7 +18,7 @@ import aiohttp
 from proto.answers import ModelInfo
 from proto.errors import ChatError, ProtocolError
 from proto.events import Usage
-from proto.requests import invalid
+from proto.requests import check_model_id, invalid
 from proto.sse import Decoder
 from server.models import PATIENCE, End, Message, Patience, Pieces, alternating, broken, patient, quoted
 
@@ -40,7 +40,11 @@ class OpenAI:
     ) -> None:
         """`url` with or without the `/v1` at its end."""
         self._url, self._host, self._where = _address(url)
-        self._key = api_key or None
+        self._key = (api_key or "").strip() or None  # a file's line break is no part of it
+        if self._key and not self._key.isprintable():
+            raise invalid("LOCAL_LLM_API_KEY holds a character that cannot be sent, like a line break.")
+        if self._key and urlsplit(self._url).username is not None:
+            raise invalid("LOCAL_LLM_URL names a user, and LOCAL_LLM_API_KEY a key: only one of them can be sent.")
         self._system = [{"role": "system", "content": system}] if system else []
         self._patience = patience
         self._tells_usage = True
@@ -55,7 +59,9 @@ class OpenAI:
                 await self._check(response)
                 told = _object(await _body(response)).get("data")
         ids = [model.get("id") for model in told if isinstance(model, dict)] if isinstance(told, list) else []
-        return [ModelInfo(model_id, self.name) for model_id in ids if isinstance(model_id, str)]
+        return [
+            ModelInfo(model_id, self.name) for model_id in ids if isinstance(model_id, str) and _can_be_asked(model_id)
+        ]
 
     async def close(self) -> None:
         if self._session is not None:
@@ -231,6 +237,14 @@ def _address(url: str) -> tuple[str, str, str]:
     path = path if _VERSION.search(path) else path + "/v1"
     shown = f"{parts.scheme}://{f'[{host}]' if ':' in host else host}" + (f":{port}" if port else "")
     return f"{parts.scheme}://{parts.netloc}{path}", host, shown
+
+
+def _can_be_asked(model_id: str) -> bool:
+    try:
+        check_model_id(model_id)
+    except ChatError:
+        return False
+    return True
 
 
 def _object(data: bytes | str) -> dict[str, Any]:

@@ -11,14 +11,16 @@
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime
 from operator import attrgetter
 from typing import NamedTuple, Protocol
 
 from proto.answers import HistoryMessage
 from proto.errors import ChatError
-from proto.events import Complete, Error
+from proto.events import HEAD_EVENTS, Complete, Error
 
 IDEMPOTENCY_SECONDS = 24 * 3600
+INTERRUPTED = "The server stopped while it was answering; ask again."
 
 
 class StoreRefused(Exception):
@@ -54,6 +56,12 @@ class SavedTurn(NamedTuple):
     chunks: tuple[str, ...] = ()
     final: bool = False
     terminal: Complete | Error | None = None
+
+
+def interrupted(turn: SavedTurn) -> Error:
+    """The end of a turn that nobody answers any more, right behind the last chunk that was saved."""
+    now, seq = datetime.now(UTC).isoformat(timespec="microseconds"), HEAD_EVENTS + len(turn.chunks) // 2 + 1
+    return Error(INTERRUPTED, turn.session_id, turn.id, seq, "interrupted", True, now)
 
 
 class Part(NamedTuple):

@@ -12,7 +12,6 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -20,7 +19,7 @@ from typing import Any, TypeVar
 
 from proto.answers import HistoryMessage
 from proto.errors import ChatError
-from proto.events import HEAD_EVENTS, Complete, Error, as_json, from_dict
+from proto.events import Complete, Error, as_json, from_dict
 from server.stores import (
     IDEMPOTENCY_SECONDS,
     Done,
@@ -29,13 +28,12 @@ from server.stores import (
     SavedSession,
     SavedTurn,
     StoreRefused,
+    interrupted,
     joined,
     messages,
 )
 from server.stores.sqlite_file import DatabaseFile
 from server.stores.sqlite_writer import Begin, Checkpoint, Clear, Create, Delete, End, Write, Writer
-
-INTERRUPTED = "The server stopped while it was answering; ask again."
 
 T = TypeVar("T")
 
@@ -142,7 +140,7 @@ class SqliteStore:
             if isinstance(error, sqlite3.Error):
                 raise StoreRefused(f"{self._file.path} cannot be used: {error}.") from error
             raise
-        return Writer(self.name, writing, loop)
+        return Writer(self._file, writing, loop)
 
     def _close(self) -> None:
         self._writer.stop()
@@ -217,16 +215,13 @@ def _terminal(text: str | None) -> Complete | Error | None:
 
 
 def _interrupt(connection: sqlite3.Connection) -> None:
-    """End the turns that a dead process was still answering, right behind the last chunk that was saved."""
-    now = datetime.now(UTC).isoformat(timespec="microseconds")
+    """End the turns that a dead process was still answering."""
     rows = connection.execute(_LOGS + "t.terminal IS NULL ORDER BY t.n, c.first").fetchall()
     if not rows:
         return
     connection.execute("BEGIN IMMEDIATE")
     for turn in _turns(rows, ()):
-        seq = HEAD_EVENTS + len(turn.chunks) // 2 + 1
-        error = Error(INTERRUPTED, turn.session_id, turn.id, seq, "interrupted", True, now)
-        connection.execute("UPDATE turns SET terminal = ? WHERE id = ?", (as_json(error), turn.id))
+        connection.execute("UPDATE turns SET terminal = ? WHERE id = ?", (as_json(interrupted(turn)), turn.id))
         if any(turn.chunks[::2]):
             connection.execute(
                 "UPDATE sessions SET model_messages = model_messages + 1 WHERE id = ? "

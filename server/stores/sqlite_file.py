@@ -81,6 +81,7 @@ class DatabaseFile:
         self._place = Path(os.path.realpath(path))
         self._lock_path = self._place.with_name(self._place.name + ".lock")
         self._lock: int | None = None
+        self._claimed: os.stat_result
 
     def claim(self) -> None:
         """Make the file ready for `connect`, or raise StoreRefused."""
@@ -94,11 +95,17 @@ class DatabaseFile:
                 else:
                     self._check_content()
                     self._migrate()
+                self._claimed = self._place.stat()
             except BaseException:
                 self.release()
                 raise
         except (OSError, sqlite3.Error) as error:
             raise StoreRefused(f"{self.path} cannot be used: {_sentence(error)}") from error
+
+    def check_there(self) -> None:
+        """FileNotFoundError if the file was moved or removed: SQLite would go on writing to one that has no name."""
+        if not (self._place.exists() and os.path.samestat(self._place.stat(), self._claimed)):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self.path))
 
     def connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(
@@ -173,6 +180,8 @@ class DatabaseFile:
                     f"BEGIN; {SCHEMA} PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {VERSION};"
                     "COMMIT; PRAGMA journal_mode = WAL;"
                 )
+            for left in ("-wal", "-shm"):  # of a file that was removed: SQLite would work them into the new one
+                self._place.with_name(self._place.name + left).unlink(missing_ok=True)
             os.replace(built, self._place)
             folder = os.open(self._place.parent, os.O_RDONLY)
             try:

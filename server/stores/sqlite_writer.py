@@ -9,6 +9,7 @@
 3. While the disk refuses, everything else is refused at once, and a write is tried every second, with or without
    something to keep: so the store is healthy again as soon as the disk is.
 4. A write that fails for its own reason does not take the others of its group with it.
+5. A file that was moved or removed is noticed within a second, and refused as a full disk is.
 """
 
 import json
@@ -25,10 +26,12 @@ from typing import Any, NamedTuple
 from proto.errors import ChatError
 from proto.events import Complete, Error, as_json
 from server.stores import Done, Key, Part, SavedSession, SavedTurn
+from server.stores.sqlite_file import DatabaseFile
 
 MANY_TURNS = 32  # that run: then the next one to begin is not far
 GATHER_SECONDS = 0.008  # a commit costs as much as ten turns in it
 RETRY_SECONDS = 1.0
+LOOK_SECONDS = 1.0  # whether the file is still there; each look may cost a wait for the interpreter lock
 PROBE_BYTES = 256 * 1024  # so much room must there be before turns are taken again
 
 log = logging.getLogger(__name__)
@@ -88,6 +91,8 @@ _TROUBLE = {
     sqlite3.SQLITE_BUSY: "another program has locked the database",
     sqlite3.SQLITE_LOCKED: "another program has locked the database",
     sqlite3.SQLITE_READONLY: "the database cannot be written any more",
+    sqlite3.SQLITE_PERM: "the database cannot be written any more",
+    sqlite3.SQLITE_NOMEM: "there is no memory left",
     sqlite3.SQLITE_IOERR: "the disk reports an error",
     sqlite3.SQLITE_CANTOPEN: "the database cannot be opened any more",
     sqlite3.SQLITE_PROTOCOL: "another program has locked the database",
@@ -180,8 +185,9 @@ def _rows(write: Write) -> tuple[str, list[tuple[Any, ...]]]:
 class Writer:
     """The thread, its queue, and what it still owes to the disk."""
 
-    def __init__(self, name: str, connection: sqlite3.Connection, loop: AbstractEventLoop) -> None:
-        self._name = name
+    def __init__(self, file: DatabaseFile, connection: sqlite3.Connection, loop: AbstractEventLoop) -> None:
+        self._file = file
+        self._name = f"sqlite:{file.path}"
         self._connection = connection
         self._cursor = connection.cursor()
         self._statements = _prepare(connection)
@@ -193,6 +199,7 @@ class Writer:
         self.trouble: str | None = None  # why nothing can be written at the moment
         self._running = 0  # turns that have begun and not ended
         self._committed_at = 0.0
+        self._looked_at = time.monotonic()
         self._thread.start()
 
     def stop(self) -> None:
@@ -208,7 +215,10 @@ class Writer:
         while not any(type(write) is Stop for write in writes):
             writes = self._next()
             told: Told = []
-            count, error = self._write(writes, told)
+            error = self._missing()
+            count = 0
+            if error is None:
+                count, error = self._write(writes, told)
             self._committed_at = time.monotonic()
             self._judge(error)
             self.owed = self._refuse(writes[count:], told)  # at once: a reader sees the old ones until then
@@ -241,14 +251,24 @@ class Writer:
             self._call_back(told)
         return [*self.owed, Probe()]
 
-    def _write(self, writes: Sequence[Write], told: Told) -> tuple[int, sqlite3.Error | None]:
+    def _missing(self) -> Exception | None:
+        if self.trouble is None and time.monotonic() < self._looked_at + LOOK_SECONDS:
+            return None
+        self._looked_at = time.monotonic()
+        try:
+            self._file.check_there()
+        except FileNotFoundError as error:
+            return error
+        return None
+
+    def _write(self, writes: Sequence[Write], told: Told) -> tuple[int, Exception | None]:
         """Write them together or, if one of them is to blame, each for itself: how many were dealt with before the
         disk refused, and what it said."""
         error = self._transact(writes)
         if error is None:
             self._running += sum([_RUNNING.get(type(write), 0) for write in writes])
             told.extend([(write.done, None) for write in writes if write.done])
-        elif isinstance(error, sqlite3.Error) and _reason(error):
+        elif _reason(error):
             return 0, error
         elif len(writes) == 1:
             log.error("%s: %s failed", self._name, type(writes[0]).__name__, exc_info=error)
@@ -279,7 +299,7 @@ class Writer:
             return error
         return None
 
-    def _judge(self, error: sqlite3.Error | None) -> None:
+    def _judge(self, error: Exception | None) -> None:
         """Say once that writing fails, and once that it works again."""
         trouble = _reason(error) if error else None
         if trouble and self.trouble is None:
@@ -313,5 +333,7 @@ class Writer:
             raise
 
 
-def _reason(error: sqlite3.Error) -> str | None:
+def _reason(error: Exception) -> str | None:
+    if isinstance(error, FileNotFoundError):
+        return "the database file was moved or removed"
     return _TROUBLE.get(getattr(error, "sqlite_errorcode", 0) & 0xFF)

@@ -112,7 +112,8 @@ def routes(chat: Chat) -> list[Route]:
             "GET", "/turns/{turn_id}", follow, "A turn as it stands, or follow it from a cursor",
             "By `Accept`: a JSON snapshot, or the events after the cursor as NDJSON or Server-Sent Events.",
             answer=TurnSnapshot, media=media,
-            also=((204, "The turn has ended, and nothing is left after the cursor; this ends an EventSource."),),
+            also=((204, "The turn has ended, and nothing is left after the cursor; this ends an EventSource. "
+                "After a crash of the server, who has seen no end asks from one event before."),),
             parameters=(
                 turn_id,
                 Parameter("after", "query", "The seq of the last event that you have.", "integer"),

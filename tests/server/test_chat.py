@@ -135,6 +135,46 @@ def test_cancel(run: Any, opened: Open, script: Any) -> None:
     run(test())
 
 
+def test_to_cancel_once_more_leaves_the_model_time_to_clean_up(run: Any, opened: Open) -> None:
+    cleaned = asyncio.Event()
+
+    class Model:
+        id = "tidy"
+
+        async def answer(self, messages: Any) -> Any:
+            try:
+                yield "some"
+                await asyncio.Event().wait()
+            finally:
+                await asyncio.sleep(0.01)
+                cleaned.set()
+
+    class Tidy:
+        name = "openai"  # who is asked for a model that nobody knows
+
+        def model(self, model_id: str) -> Model:
+            return Model()
+
+        async def models(self) -> Any:
+            return []
+
+        async def close(self) -> None:
+            pass
+
+    async def test() -> None:
+        async with opened(Tidy()) as chat:
+            turn = await chat.send(Ask("Hello"), "rest", "me")
+            while not turn.chunk_count:
+                await asyncio.sleep(0)
+            turn.stop()
+            await asyncio.sleep(0)
+            turn.stop()
+            await turn.ended()
+            assert cleaned.is_set()
+
+    run(test())
+
+
 def test_cancel_before_the_first_step(run: Any, opened: Open, script: Any) -> None:
     async def test() -> None:
         models = script()
@@ -145,6 +185,7 @@ def test_cancel_before_the_first_step(run: Any, opened: Open, script: Any) -> No
             assert turn.state == "cancelled" and turn.text == ""
             # Its task never ran a step: the model was not even asked, and the session is free.
             assert models.asks.empty()
+            assert turn.snapshot().time_to_first_chunk is None, "none came"
             again = await chat.send(Ask("Again", "s"), "rest", "me")
             (await models.asked()).say(End("yes"))
             await again.ended()
@@ -264,6 +305,10 @@ def test_ended_turns_stay_in_memory_up_to_a_bound(run: Any, opened: Open, script
             turns = [await whole(chat, Ask("Hello", "s")) for _ in range(40)]
             assert sum(turn.last_seq for turn in chat._kept.turns.values()) == chat._kept.events <= 50
             assert (await chat.turn(turns[0].id)).log == turns[0].log, "the others are read from the store"
+        async with opened(script("x" * 4000, End("y" * 4000))) as chat:  # few events, and much to remember
+            for _ in range(4):
+                await whole(chat, Ask("Hello"))
+            assert len(chat._kept.turns) == 1
 
     run(test())
 

@@ -1,8 +1,9 @@
 """Two things at the same moment: what a session says while a turn ends in it, deletes that overtake reads, keys."""
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 
 from proto.errors import ChatError
 from proto.requests import ChatRequest
-from server import checkpoints
+from server import checkpoints, kept
 from server.catalog import Catalog
 from server.chat import Chat
 from server.models import End
@@ -148,6 +149,33 @@ def test_no_turn_begins_once_the_running_ones_were_stopped(run: Any, tmp_path: P
             with pytest.raises(ChatError) as refused:
                 await sending
             assert refused.value.code == "unavailable"
+
+    run(test())
+
+
+def test_no_more_turns_than_allowed_though_their_sessions_are_looked_for(run: Any, tmp_path: Path, script: Any) -> None:
+    async def test() -> None:
+        async with opened(tmp_path, script(), max_streams=2) as (chat, _):
+            asks = [chat.send(Ask("Hello", f"s{number}"), "rest", "me") for number in range(5)]
+            asked = await asyncio.gather(*asks, return_exceptions=True)
+            assert [getattr(one, "code", "") for one in asked] == ["", "", *["unavailable"] * 3]
+
+    run(test())
+
+
+def test_a_turn_whose_end_could_not_be_saved_has_one(run: Any, tmp_path: Path, script: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr(kept, "MAX_EVENTS", 0)  # only the last turn is kept
+
+    async def test() -> None:
+        async with opened(tmp_path, script(End("yes"))) as (chat, _):
+            turn = await chat.send(Ask("Hello", "s"), "rest", "me")
+            await turn.ended()
+            await (await chat.send(Ask("Hello", "other"), "rest", "me")).ended()
+            with closing(sqlite3.connect(tmp_path / "chat.db")) as other:
+                other.execute("UPDATE turns SET terminal = NULL WHERE id = ?", (turn.id,))
+                other.commit()
+            read = await chat.cancel(turn.id)  # which waits for the end
+            assert (read.state, read.text) == ("interrupted", "yes")
 
     run(test())
 

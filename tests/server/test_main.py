@@ -297,6 +297,7 @@ def test_what_keeps_it_from_starting(tmp_path: Path, certificate: tuple[str, str
         port = str(taken.getsockname()[1])
         said = refusal("--store", "memory", "--port", port)
         assert port in said and "--port" in said
+    assert "~nosuch" in refusal("--store", "sqlite:~nosuch/chat.db")
     said = refusal("--store", "memory", "--host", "no-such-host.invalid")
     assert "no-such-host.invalid" in said and "--host" in said
     (tmp_path / "foreign.db").write_bytes(b"this is no database")

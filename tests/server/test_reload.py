@@ -112,3 +112,23 @@ def test_open_streams_end_well_and_go_on_elsewhere(parent, tmp_path, connected, 
             assert await resume(name, whole) == whole[30:]
 
     run(test())
+
+
+def test_a_stop_in_the_midst_of_a_restart_lets_answers_end(parent, tmp_path, connected, run):
+    url = json.loads(parent.stdout.readline())["http"]
+
+    async def test():
+        async with connected("ndjson", url) as transport:
+            events = []
+            async for event in transport.send(ChatRequest("Hello", None, "demo?chunks=40&rate=30")):
+                events.append(event)
+                if len(events) == 3:
+                    change(tmp_path)
+                    while (await transport.health()).status != "draining":
+                        await asyncio.sleep(0.01)
+                    parent.terminate()
+            assert events[-1].finish_reason == "stop"
+
+    run(test())
+    assert parent.wait(20) == 0
+    assert parent.stdout.readline() == "", "no other server was started"

@@ -187,6 +187,21 @@ def test_refusals_by_kind(
     asyncio.run(run())
 
 
+@pytest.mark.parametrize(("url", "key"), [("http://joe:s3cret@x", "k"), ("http://x", "k\nk"), ("http://x", "k\x7f")])
+def test_a_key_that_cannot_be_sent_is_refused(url: str, key: str) -> None:
+    with pytest.raises(ChatError, match="LOCAL_LLM_API_KEY"):
+        OpenAI(url, key)
+
+
+def test_the_line_break_of_a_keys_file_is_no_part_of_it(openai: Any, playing: Any, upstream_words: Any) -> None:
+    async def run() -> None:
+        async with playing(upstream_words.Answer(openai.ending())) as upstream:
+            assert await answered(OpenAI(upstream.url, " key\n")) == [End("", "stop", USAGE)]
+            assert upstream.seen[0].headers["Authorization"] == "Bearer key"
+
+    asyncio.run(run())
+
+
 def test_a_password_in_the_address_is_used_and_never_shown(openai: Any, playing: Any, upstream_words: Any) -> None:
     async def run() -> None:
         async with playing(upstream_words.Refusal(500, {"error": "oops"})) as upstream:
@@ -199,9 +214,14 @@ def test_a_password_in_the_address_is_used_and_never_shown(openai: Any, playing:
     asyncio.run(run())
 
 
+BAD = [5, "my model", "\ud800", ""]  # what no request may name
+
+
 def test_the_models_that_can_be_asked(openai: Any, playing: Any) -> None:
     async def run() -> None:
-        async with playing(listing={"object": "list", "data": [{"id": "llama3:8b"}, {"id": 5}, "x"]}) as upstream:
+        async with playing(
+            listing={"object": "list", "data": [{"id": "llama3:8b"}, *({"id": bad} for bad in BAD), "x"]}
+        ) as upstream:
             provider = openai.provider(upstream.url)
             assert await provider.models() == [ModelInfo("llama3:8b", "openai")]
             assert upstream.seen[0].path == "/v1/models"

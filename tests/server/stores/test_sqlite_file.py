@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import signal
 import sqlite3
 import stat
@@ -16,8 +17,8 @@ import pytest
 
 from proto.answers import HistoryMessage
 from proto.events import Error
-from server.stores import Key, SavedSession, SavedTurn, StoreRefused
-from server.stores.sqlite import INTERRUPTED, SqliteStore
+from server.stores import INTERRUPTED, Key, SavedSession, SavedTurn, StoreRefused
+from server.stores.sqlite import SqliteStore
 from server.stores.sqlite_file import APPLICATION_ID, MIGRATIONS, VERSION
 
 VERSION_1 = f"""
@@ -139,6 +140,29 @@ def test_a_key_is_forgotten_after_a_day(path: Path, tell: Any, with_store: Any) 
     with_store(SqliteStore(path), nothing)
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("SELECT scope, key FROM turns").fetchall() == [(None, None)]
+
+
+def test_the_log_of_a_file_that_was_removed_is_not_worked_into_a_new_one(
+    path: Path, tell: Any, with_store: Any
+) -> None:
+    log, kept = path.with_name("chat.db-wal"), path.with_name("kept")
+
+    async def write(store: Any) -> None:
+        await tell.begin(store, tell.session(), tell.turn())
+        shutil.copy(log, kept)  # as a kill -9 leaves it
+
+    async def read(store: Any) -> None:
+        assert await store.count() == 0
+        await tell.begin(store, tell.session("s2"), tell.turn("t2", "s2"))
+
+    async def again(store: Any) -> None:
+        assert [session.id for session in await store.sessions(9, None)] == ["s2"]
+
+    with_store(SqliteStore(path), write)
+    path.unlink()
+    kept.rename(log)
+    with_store(SqliteStore(path), read)
+    with_store(SqliteStore(path), again)
 
 
 def test_an_empty_file_is_a_new_one(path: Path, with_store: Any) -> None:

@@ -30,6 +30,7 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Waits that are seconds in earnest are short here."""
     monkeypatch.setattr(sqlite_file, "BUSY_SECONDS", 0.05)
     monkeypatch.setattr(sqlite_writer, "RETRY_SECONDS", 0.05)
+    monkeypatch.setattr(sqlite_writer, "LOOK_SECONDS", 0.0)
 
 
 @contextmanager
@@ -60,8 +61,18 @@ async def until(condition: Callable[[], bool]) -> None:
     raise TimeoutError
 
 
+@contextmanager
+def removed(path: Path) -> Iterator[None]:
+    """The file is away, though SQLite still has it open."""
+    path.rename(path.with_name("elsewhere"))
+    yield
+    path.with_name("elsewhere").rename(path)
+
+
 @pytest.mark.usefixtures("soon")
-@pytest.mark.parametrize(("trouble", "words"), [(locked, "another program has locked"), (full, "disk")])
+@pytest.mark.parametrize(
+    ("trouble", "words"), [(locked, "another program has locked"), (full, "disk"), (removed, "moved or removed")]
+)
 def test_while_nothing_can_be_written(
     path: Path, tell: Any, with_store: Any, caplog: Any, trouble: Any, words: str
 ) -> None:
