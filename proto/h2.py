@@ -20,14 +20,14 @@ from typing import Any, cast
 from grpclib import protocol
 from grpclib.config import Configuration
 from h2.config import H2Configuration
-from h2.connection import ConnectionState, H2Connection
+from h2.connection import H2Connection
 from h2.errors import ErrorCodes
 from h2.events import ConnectionTerminated, Event, RemoteSettingsChanged, StreamReset, WindowUpdated
 from h2.exceptions import FrameTooLargeError, ProtocolError
 from h2.frame_buffer import CONTINUATION_BACKLOG
 from h2.settings import ChangedSetting, SettingCodes, Settings
 from hpack import Decoder
-from hyperframe.frame import GoAwayFrame
+from hyperframe.frame import Frame, GoAwayFrame
 
 from proto.grpc_stream import SmallEvent, Stream
 
@@ -188,10 +188,7 @@ class Events(protocol.EventsProcessor):
         if event.error_code or not self.streams:
             super().process_connection_terminated(event)
             return
-        h2 = self.connection.h2
-        client = h2.config.client_side
-        h2.state_machine.state = ConnectionState.CLIENT_OPEN if client else ConnectionState.SERVER_OPEN
-        if client:
+        if self.connection.h2.config.client_side:
             cast(Any, self.handler).connection_lost = True  # new calls get a new connection
             for stream_id, stream in tuple(self.streams.items()):
                 if stream_id > (event.last_stream_id or 0):
@@ -288,6 +285,15 @@ class H2(H2Connection):
         self.decoder.max_header_list_size = MAX_HEADER_LIST_BYTES
         for coder in (self.encoder, self.decoder):
             cast(Any, coder.header_table).dynamic_entries = _Entries()
+
+    def _receive_goaway_frame(self, frame: GoAwayFrame) -> tuple[list[Frame], list[Event]]:
+        if frame.error_code:
+            return super()._receive_goaway_frame(frame)
+        # For h2 the connection would be closed now, though more may be behind it in the same packet.
+        event = ConnectionTerminated()
+        event.error_code = ErrorCodes.NO_ERROR
+        event.last_stream_id = frame.last_stream_id
+        return [], [event]
 
     def reclaim(self) -> None:
         """Have the windows whole again, where a call has taken room out of them in advance."""

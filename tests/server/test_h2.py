@@ -183,7 +183,9 @@ def test_a_client_that_goes_away_gets_the_rest(serving, peer, run):
             request = chat_pb2.ChatRequest(message="x", model_id="demo?chunks=5&rate=50").SerializeToString()
             stream = one.call("StreamChat", request)
             await one.until(lambda frame: isinstance(frame, DataFrame))
-            one.send(GoAwayFrame(0, error_code=0))
+            one.send(GoAwayFrame(0, error_code=0), PingFrame(0, b"together"))
+            pong = await one.until(lambda frame: isinstance(frame, PingFrame))
+            assert pong.opaque_data == b"together"
             assert await one.end(stream) == 0
             (turn,) = app.chat._kept.turns.values()
             sent = [frame(pb.encode_event(event, turn.session_id)) for event in turn.log]
