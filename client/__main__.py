@@ -10,6 +10,9 @@ from client.settings import parse
 
 
 def main() -> int:
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:  # closed by whoever started us: it takes everything, and cannot be read
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w" if number else "r"))
     for stream in (sys.stdin, sys.stdout, sys.stderr):
         stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # what is not UTF-8 gets a ?, not a traceback
     settings = parse(sys.argv[1:])

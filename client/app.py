@@ -34,7 +34,7 @@ def open_transport(protocol: str, url: str, listener: Listener) -> Transport:
 
 
 async def run(settings: Settings) -> int:
-    console = Console()
+    console = Console(sys.stdout, sys.stderr)
     by_hand = settings.message is None and sys.stdin.isatty()
     if by_hand and console.terminal:
         return await _prompt(settings)

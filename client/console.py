@@ -6,7 +6,6 @@
 
 import os
 import shutil
-import sys
 from collections.abc import Sequence
 from typing import TextIO
 
@@ -19,7 +18,7 @@ BOX_COLUMNS = 4  # what a box takes of its width
 
 
 class Console:
-    def __init__(self, out: TextIO = sys.stdout, err: TextIO = sys.stderr) -> None:
+    def __init__(self, out: TextIO, err: TextIO) -> None:
         self._out = out
         self._err = err
         self.terminal = out.isatty() and os.environ.get("TERM") != "dumb"

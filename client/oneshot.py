@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import AsyncIterator
+from concurrent.futures import Future
 from contextlib import aclosing
 from typing import TextIO
 
@@ -17,7 +18,11 @@ from client.wrap import Wrap
 from proto.errors import ChatError
 from proto.events import Chunk, Complete, Error, Event, SessionInfo, as_json
 
-OK, REFUSED, NO_CONNECTION, INTERRUPTED = 0, 1, 3, 130  # 2 is wrong usage
+OK, REFUSED, WRONG_USAGE, NO_CONNECTION, INTERRUPTED = 0, 1, 2, 3, 130
+
+
+class Unreadable(Exception):
+    """Standard input cannot be read; the message says why."""
 
 
 class Reader:
@@ -67,21 +72,22 @@ class Page:
 
 
 async def lines_of(stream: TextIO) -> AsyncIterator[str]:
-    """The lines of a pipe. They are waited for in a thread that nobody waits for: Ctrl-C ends us, not a last line."""
-    loop = asyncio.get_running_loop()
-    lines: asyncio.Queue[str] = asyncio.Queue()
+    """The lines of a pipe, each read when it is wanted: the pipe may be endless. It is waited for in a thread that
+    nobody waits for: Ctrl-C ends us, not a last line."""
 
-    def read() -> None:
+    def read(line: "Future[str]") -> None:
+        line.set_running_or_notify_cancel()  # from now on it takes a result, also where nobody wants that any more
         try:
-            for line in stream:
-                loop.call_soon_threadsafe(lines.put_nowait, line)
-            loop.call_soon_threadsafe(lines.put_nowait, "")
-        except RuntimeError:
-            pass  # the loop is closed
+            line.set_result(stream.readline())
+        except OSError as error:
+            line.set_exception(Unreadable(f"Standard input cannot be read: {error.strerror}."))
 
-    threading.Thread(target=read, daemon=True).start()
-    while line := await lines.get():
-        yield line
+    while True:
+        line: Future[str] = Future()
+        threading.Thread(target=read, args=(line,), daemon=True).start()
+        if not (text := await asyncio.wrap_future(line)):
+            return
+        yield text
 
 
 async def typed(lines: AsyncIterator[str], console: Console) -> AsyncIterator[str]:
@@ -119,6 +125,9 @@ async def run(
     except ConnectionLost as error:
         console.fail(clean_line(str(error)))
         return NO_CONNECTION
+    except Unreadable as error:
+        console.fail(str(error))
+        return WRONG_USAGE
     return OK
 
 

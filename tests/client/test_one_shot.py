@@ -1,6 +1,7 @@
 """One message, or a pipe of them: the same text and the same events on every protocol, and exit codes that tell."""
 
 import fcntl
+import io
 import json
 import os
 import signal
@@ -11,10 +12,12 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable
+from contextlib import aclosing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from client.oneshot import lines_of
 from client.settings import PROTOCOLS
 from proto import VERSION
 
@@ -140,6 +143,39 @@ def test_usage() -> None:
     assert (code, out) == (2, "")
     assert "no server address" in err
     assert ask("nowhere", "--version") == (0, f"fivewire {VERSION}\n", "")
+
+
+def test_standard_input_that_cannot_be_read(shared_server: Any) -> None:
+    url, quick = shared_server.url, ("--model", "demo?chunks=2&rate=0")
+    told = "fivewire: Standard input cannot be read: Bad file descriptor.\n"
+    closed: dict[str, Any] = {"preexec_fn": lambda: os.close(0)}
+    with open(os.devnull, "w") as written:
+        for streams in (closed, {"stdin": written}):
+            assert result(client(url, **streams)) == (2, "", told)
+            assert result(client(url, *quick, "hi", **streams)) == (0, "A stream \n", ""), "nothing is to be read"
+
+
+def test_an_endless_pipe_is_read_as_it_is_wanted(shared_server: Any, run: Callable[..., Any]) -> None:
+    class Endless(io.TextIOBase):
+        taken = 0
+
+        def readline(self, size: int = -1) -> str:
+            self.taken += 1
+            return "hi\n"
+
+    async def scenario() -> None:
+        endless = Endless()
+        async with aclosing(lines_of(endless)) as lines:
+            assert [await anext(lines) for _ in range(3)] == ["hi\n"] * 3
+        assert endless.taken == 3
+
+    run(scenario())
+    with subprocess.Popen(["yes"], stdout=subprocess.PIPE) as yes:
+        process = client(shared_server.url, "--model", "demo?chunks=5&rate=0&fail_after=2", stdin=yes.stdout)
+        assert yes.stdout is not None
+        yes.stdout.close()
+        code, _, err = result(process)
+    assert (code, err) == (1, "fivewire: The demo model broke after 2 pieces, as asked.\n")
 
 
 def test_interrupt_cancels_on_the_server(shared_server: Any) -> None:
