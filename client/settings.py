@@ -45,10 +45,11 @@ def server_url(text: str) -> str:
     url = text if "://" in text else f"http://{text}"
     try:
         parts = urlsplit(url)
-        port_is_fine = parts.port != 0
+        (parts.hostname or "").encode("idna")  # as whoever looks it up does
+        is_fine = parts.port != 0
     except ValueError:
-        port_is_fine = False
-    if not port_is_fine or parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        is_fine = False
+    if not is_fine or parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
         raise ValueError(f"{text!r} is no server address; it looks like {DEFAULT_SERVER}")
     return url.rstrip("/")
 

@@ -64,7 +64,10 @@ def test_server_addresses(typed: str, url: str) -> None:
     assert server_url(typed) == url
 
 
-@pytest.mark.parametrize("typed", ["", "ftp://a", "http://", "http://a:99999", "a:b", "http://a?x=1", "http://[::1"])
+@pytest.mark.parametrize(
+    "typed",
+    ["", "ftp://a", "http://", "http://a:99999", "a:b", "http://a?x=1", "http://[::1", "http://a..b", "a" * 64 + ".b"],
+)
 def test_no_server_addresses(typed: str) -> None:
     with pytest.raises(ValueError, match="no server address"):
         server_url(typed)
