@@ -336,7 +336,10 @@ async def export(seat: Seat, argument: str) -> None:
     if not argument:
         raise Refused("Where to? /export FILE")
     detail = await seat.talk.transport.session(session_meant(seat))
-    path = Path(argument).expanduser()
+    try:
+        path = Path(argument).expanduser()
+    except RuntimeError:
+        raise Refused(f"{argument} cannot be written: there is no such home folder.") from None
     if path.suffix == ".json":
         text = json.dumps(json.loads(dumps(detail)), ensure_ascii=False, indent=2) + "\n"
     else:

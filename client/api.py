@@ -55,7 +55,7 @@ def refusal(fields: Mapping[str, Any], http: int, retry_after: str | None = None
         code,
         str(fields.get("detail") or fields.get("title") or CODES[code].title),
         retryable=bool(fields["retryable"]) if "retryable" in fields else None,
-        retry_after=float(retry_after) if retry_after and retry_after.isdigit() else None,
+        retry_after=float(retry_after) if retry_after and retry_after.isdecimal() else None,
         turn_id=fields["turn_id"] if isinstance(fields.get("turn_id"), str) else None,
         http=http,
     )

@@ -38,7 +38,7 @@ def session_meant(seat: Seat, argument: str = "") -> str:
         if seat.talk.session_id is None:
             raise Refused("There is no session yet: say something, or /switch to one.")
         return seat.talk.session_id
-    if argument.isdigit() and 0 < int(argument) <= len(seat.listed):
+    if argument.isdecimal() and 0 < int(argument) <= len(seat.listed):
         return seat.listed[int(argument) - 1]
     fits = [session_id for session_id in seat.listed if session_id.startswith(argument.rstrip(".…"))]
     return fits[0] if len(fits) == 1 else check_session_id(argument)

@@ -189,16 +189,17 @@ def test_nothing_left(run: Callable[..., Any]) -> None:
     assert run(answered(respond, followed)) == []
 
 
-def test_a_problem_is_the_error_that_it_was(run: Callable[..., Any]) -> None:
+@pytest.mark.parametrize(("later", "seconds"), [("7", 7), ("²", None), ("Fri, 31 Dec 1999 23:59:59 GMT", None)])
+def test_a_problem_is_the_error_that_it_was(later: str, seconds: int | None, run: Callable[..., Any]) -> None:
     problem = {"detail": "busy", "code": "session_busy", "retryable": True, "turn_id": "t9"}
 
     async def respond(request: web.Request) -> web.Response:
         body, kind = json.dumps(problem).encode(), "application/problem+json"
-        return web.Response(status=409, content_type=kind, body=body, headers={"Retry-After": "7"})
+        return web.Response(status=409, content_type=kind, body=body, headers={"Retry-After": later})
 
     with pytest.raises(ChatError, match="busy") as caught:
         run(answered(respond, followed, "sse"))
-    assert (caught.value.code, caught.value.turn_id, caught.value.retry_after) == ("session_busy", "t9", 7)
+    assert (caught.value.code, caught.value.turn_id, caught.value.retry_after) == ("session_busy", "t9", seconds)
 
 
 def test_a_server_of_another_version_is_read_leniently(run: Callable[..., Any]) -> None:
