@@ -3,7 +3,7 @@ others do to the listener. WebSocket and gRPC share it.
 
 1. Questions go one after the other: the next is sent when the last has got its answer, its refusal or its first event,
    so that an answer, which names no question, can only be meant for one.
-2. Whose turn it is shows in its first event, which quotes the message. `status` may come before that and is held.
+2. Whose turn it is shows in its first event, which quotes the message. Over WebSocket `status` is earlier, and is held.
    Two members who send the same words at the same time get the same turn: one is refused as busy, and reads along.
 """
 
@@ -21,8 +21,9 @@ _Queue = asyncio.Queue[Event | Exception]
 
 
 class Duplex:
-    def __init__(self, listener: Listener) -> None:
+    def __init__(self, listener: Listener, *, status_first: bool = False) -> None:
         self._listener = listener
+        self._status_first = status_first
         self._turns: dict[str, list[_Queue]] = {}
         self._early: dict[str, Event] = {}
         self._asked: ChatRequest | None = None
@@ -37,7 +38,7 @@ class Duplex:
             queues = self._turns[event.turn_id] = [asyncio.Queue()]
             self._asked = None
             self._settle(event.turn_id)
-        if queues is None and isinstance(event, Status):
+        if queues is None and isinstance(event, Status) and self._status_first:
             self._early[event.turn_id] = event
             return
         events = [event, self._early.pop(event.turn_id)] if event.turn_id in self._early else [event]

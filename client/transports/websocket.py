@@ -25,7 +25,7 @@ class WebSocket(Api):
 
     def __init__(self, url: str, listener: Listener) -> None:
         super().__init__(url)
-        self._duplex = Duplex(listener)
+        self._duplex = Duplex(listener, status_first=True)
         self._socket: aiohttp.ClientWebSocketResponse | None = None
         self._reader: asyncio.Task[None] | None = None
         self._connecting = asyncio.Lock()

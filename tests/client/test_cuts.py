@@ -219,7 +219,7 @@ STATUS = Status("...", 1, 0, "t", 2)
 def test_an_answer_is_told_from_what_others_ask(run: Callable[..., Any]) -> None:
     async def scenario() -> None:
         listener = Listener()
-        duplex = Duplex(listener)
+        duplex = Duplex(listener, status_first=True)
         others = [STATUS._replace(turn_id="x"), INFO._replace(turn_id="x", message="their words")]
 
         async def say() -> None:

@@ -164,7 +164,7 @@ def test_what_others_do(name: str, shared_server: Any, terminal: Callable[..., T
     other = "demo?chunks=6&rate=0"
     get(url, "/chat", {"message": "news \x1b]0;pwned\x07 for you", "session_id": room, "model_id": other})
     for screen in (here, there):
-        screen.wait("Somebody › news ]0;pwned for you", "A stream is a promise", "─ complete ─")
+        screen.wait("Somebody › news ]0;pwned for you", "A stream is a promise", "─ complete ─", "context 3 messages")
         assert "\x1b]0;pwned" not in screen.raw
         screen.wait_bar(other)
     here.wait_bar("half a sent")
