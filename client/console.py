@@ -21,6 +21,7 @@ class Console:
     def __init__(self, out: TextIO, err: TextIO) -> None:
         self._out = out
         self._err = err
+        self._unfinished = False  # the line of the output
         self.terminal = out.isatty() and os.environ.get("TERM") != "dumb"
         self.paint = Paint(self.terminal, not os.environ.get("NO_COLOR"))
 
@@ -37,6 +38,12 @@ class Console:
     def write(self, text: str) -> None:
         self._out.write(text)
         self._out.flush()
+        if text:
+            self._unfinished = not text.endswith("\n")
+
+    def end_line(self) -> None:
+        if self._unfinished:
+            self.write("\n")
 
     def lines(self, lines: Sequence[str]) -> None:
         if lines:
@@ -55,7 +62,9 @@ class Console:
         return wrap.take()
 
     def fail(self, text: str) -> None:
-        """What went wrong, beside the output."""
+        """What went wrong, beside the output; on a terminal both are seen."""
+        if self._out.isatty():
+            self.end_line()
         self._err.write(f"fivewire: {text}\n")
         self._err.flush()
 

@@ -131,26 +131,32 @@ async def run(
     return OK
 
 
-async def _answer(conversation: Conversation, message: str, console: Console, json: bool, plain: bool) -> int:
-    page = Page(console, plain) if console.terminal and not json else None
-    last = "\n"
-    named = conversation.session_id
-    async with aclosing(conversation.ask(message)) as events:
-        async for event in events:
-            if json:
-                console.write(clean_json(as_json(event)) + "\n")
-            elif isinstance(event, SessionInfo) and event.is_new_session and named is not None:
-                console.fail(f"the session '{named}' is new")
-            elif isinstance(event, Chunk):
-                if page is not None:
-                    page.add(event.text)
-                elif text := clean(event.text):
-                    console.write(text)
-                    last = text[-1]
+def _end(page: Page | None, console: Console) -> None:
+    """The answer has come so far, and no farther."""
     if page is not None:
         page.end()
-    elif not json and last != "\n":
-        console.write("\n")
+    console.end_line()
+
+
+async def _answer(conversation: Conversation, message: str, console: Console, json: bool, plain: bool) -> int:
+    page = Page(console, plain) if console.terminal and not json else None
+    named = conversation.session_id
+    try:
+        async with aclosing(conversation.ask(message)) as events:
+            async for event in events:
+                if json:
+                    console.write(clean_json(as_json(event)) + "\n")
+                elif isinstance(event, SessionInfo) and event.is_new_session and named is not None:
+                    console.fail(f"the session '{named}' is new")
+                elif isinstance(event, Chunk):
+                    if page is not None:
+                        page.add(event.text)
+                    else:
+                        console.write(clean(event.text))
+    except (ChatError, ConnectionLost, asyncio.CancelledError):  # not where it is the writing that fails
+        _end(page, console)
+        raise
+    _end(page, console)
     end = conversation.progress.end if conversation.progress else None
     if isinstance(end, Error):
         console.fail(clean_line(end.message))

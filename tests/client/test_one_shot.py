@@ -20,6 +20,7 @@ from typing import Any
 from client.oneshot import lines_of
 from client.settings import PROTOCOLS
 from proto import VERSION
+from tests.client.terminal import CTRL_C, Terminal
 
 ROOT = Path(__file__).parent.parent.parent
 WAIT_SECONDS = 30
@@ -222,6 +223,27 @@ def test_output_that_is_no_terminal_has_no_sequences(shared_server: Any) -> None
     _, out, _ = ask(shared_server.url, "--model", "demo?rate=0", "tell me about \x1b[31mcolours\x07 and \u202eturns")
     assert "\x1b" not in out and "\x07" not in out and "\u202e" not in out
     assert "**" in out, "Markdown is left alone"
+
+
+def test_what_goes_wrong_has_a_line_of_its_own(
+    start_server: Callable[..., Any], terminal: Callable[..., Terminal]
+) -> None:
+    server = start_server("--model", "demo?chunks=5000&rate=50")
+    for env in ({}, {"TERM": "dumb"}):
+        screen = terminal("--server", server.url, "hi", **env)
+        screen.wait("A stream is a promise")
+        server.kill()
+        screen.wait("Trying again.")
+        server = start_server("--model", "demo?chunks=5000&rate=50", "--port", str(server.port))
+        screen.wait("fivewire: ")
+        assert screen.end() == 1
+        lines = screen.text.strip().splitlines()
+        assert [line.startswith("fivewire: ") for line in lines if "fivewire: " in line] == [True, True]
+        screen = terminal("--server", server.url, "hi", **env)
+        screen.wait("A stream is a promise")
+        screen.keys(CTRL_C)
+        assert screen.end() == 130
+        assert screen.raw.endswith("\r\n"), "so has the shell's next prompt"
 
 
 def test_a_reader_that_has_enough(shared_server: Any) -> None:
