@@ -14,6 +14,11 @@ class _Peer(Protocol):
     """The connection to a server, or to something else."""
 
     foreign = False  # what came was no HTTP/2
+    reached = False  # something came
+
+    def data_received(self, data: bytes) -> None:
+        self.reached = True
+        super().data_received(data)
 
     def fail(self, error: ProtocolError) -> None:
         self.foreign = True
@@ -34,6 +39,11 @@ class Channel(grpclib.client.Channel):
     def foreign(self) -> bool:
         """Whether somebody has answered who does not speak HTTP/2."""
         return self._peer is not None and self._peer.foreign
+
+    @property
+    def reached(self) -> bool:
+        """Whether anybody has answered."""
+        return self._peer is not None and self._peer.reached
 
     def _protocol_factory(self) -> _Peer:
         self._peer = _Peer(grpclib.client.Handler(), client_side=True)
