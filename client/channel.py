@@ -6,13 +6,22 @@ import grpclib.client
 from grpclib.const import Status
 from h2.exceptions import ProtocolError
 
-from proto.grpc_stream import Codec
-from proto.h2 import CONFIG, Protocol
+from proto.grpc_stream import Codec, Stream
+from proto.h2 import CONFIG, Connection, Protocol
+
+
+class _Stream(Stream):
+    max_message_bytes = 64 * 2**20  # a session's whole history comes in one
+
+
+class _Connection(Connection):
+    stream_class = _Stream
 
 
 class _Peer(Protocol):
     """The connection to a server, or to something else."""
 
+    connection_class = _Connection
     foreign = False  # what came was no HTTP/2
     reached = False  # something came
 

@@ -37,7 +37,7 @@ PREFIX = struct.Struct(">BI")  # compressed or not, length
 Headers = list[tuple[str, str]]
 
 
-def gunzip(data: bytes, limit: int = MAX_MESSAGE_BYTES) -> bytes:
+def gunzip(data: bytes, limit: int) -> bytes:
     """The message in a gzip member, of at most `limit` bytes, whatever it claims."""
     inflate = zlib.decompressobj(16 + zlib.MAX_WBITS)
     try:
@@ -51,7 +51,7 @@ def gunzip(data: bytes, limit: int = MAX_MESSAGE_BYTES) -> bytes:
     return message
 
 
-def too_large(limit: int = MAX_MESSAGE_BYTES) -> GRPCError:
+def too_large(limit: int) -> GRPCError:
     return GRPCError(Status.RESOURCE_EXHAUSTED, f"The message has more than {limit} bytes.")
 
 
@@ -143,6 +143,7 @@ class Stream(protocol.Stream):
 
     connection: "Connection"
     buffer: Inbox  # type: ignore[assignment]
+    max_message_bytes = MAX_MESSAGE_BYTES  # that are taken
     gzip_sent = False  # whether this end may compress
     ended = False  # whether this end has said its last
     _payload: bytes | None = None
@@ -172,8 +173,8 @@ class Stream(protocol.Stream):
         if len(prefix) < PREFIX.size:
             raise cut_short()
         compressed, length = PREFIX.unpack(prefix)
-        if length > MAX_MESSAGE_BYTES:
-            raise too_large()
+        if length > self.max_message_bytes:
+            raise too_large(self.max_message_bytes)
         if length < LARGE_MESSAGE_BYTES:
             payload = await self.buffer.read(length)
         else:
@@ -190,7 +191,7 @@ class Stream(protocol.Stream):
                 raise GRPCError(Status.INTERNAL, "The message is marked as compressed, but no grpc-encoding is named.")
             if coding != "gzip":
                 raise GRPCError(Status.UNIMPLEMENTED, f"The grpc-encoding {coding[:32]!r} is not known here; gzip is.")
-            payload = gunzip(payload)
+            payload = gunzip(payload, self.max_message_bytes)
         self._payload = payload
         return PREFIX.pack(0, len(payload))
 

@@ -20,6 +20,7 @@ from client.transports.stream import Stream
 from proto.errors import ChatError
 from proto.events import Chunk, Complete, Event, SessionInfo, Status
 from proto.requests import ChatRequest
+from server.models import End
 
 CHUNKS = 60
 
@@ -133,6 +134,23 @@ async def messages(url: str, session_id: str) -> list[str]:
         return [message.text for message in (await transport.session(session_id)).messages]
     finally:
         await transport.close()
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_long_history_is_read(
+    protocol: str, serving: Callable[..., Any], connected: Callable[..., Any], script: Any, run: Callable[..., Any]
+) -> None:
+    async def scenario() -> None:
+        answer = str(list(range(10**6)))  # more than the 4 MiB that gRPC takes of old
+        async with (
+            serving(providers=[script(answer, End())], model="said") as app,
+            connected(protocol, app.http_url) as transport,
+        ):
+            events = [event async for event in transport.send(ChatRequest("hello"))]
+            detail = await transport.session(events[0].session_id)
+        assert [message.text for message in detail.messages] == ["hello", answer]
+
+    run(scenario())
 
 
 # Answers that are none, over HTTP
