@@ -4,7 +4,8 @@
    until the gap closes, so that what comes out is the same on every transport.
 2. A cut is mended from the cursor, after growing waits, on whatever transport is current then; an event that comes
    starts the waits anew. Before the first event there is no cursor: the message is sent again, and its idempotency
-   key makes sure that it is asked once.
+   key makes sure that it is asked once. A key counts within its session, so a new session is named by us (as the key):
+   but gRPC makes none that has a name. Where it does not know ours, the message had got nowhere, and needs no name.
 3. The terminal event is news whatever its seq: a server that was killed may have kept less than it had sent, and ends
    the turn behind what it has. Where "nothing is left" but no end was seen, its seq may be our cursor's: one step back
    tells.
@@ -41,13 +42,13 @@ class Answer:
         self._transport = transport
         self._request: ChatRequest | None = None
         self.turn_id: str | None = None
-        self.session_id: str | None = None
         self.cursor = 0
         if isinstance(ask, Cursor):
             self.turn_id, self.cursor = ask
         else:
-            self.session_id = ask.session_id
-            self._request = ask._replace(idempotency_key=ask.idempotency_key or str(uuid.uuid4()))
+            key = ask.idempotency_key or str(uuid.uuid4())
+            named = ask.session_id or (None if transport().name == "grpc" else key)
+            self._request = ask._replace(session_id=named, idempotency_key=key)
         self._on_cut = on_cut
         self._waits = waits
         self._held: dict[int, Event] = {}
@@ -87,6 +88,8 @@ class Answer:
             except ConnectionLost as error:
                 cut = error
             except ChatError as error:
+                if error.code == "not_found" and self._forget_our_name():
+                    continue
                 if self.turn_id is None or error.code != "unavailable":
                     raise
                 cut = error
@@ -120,8 +123,15 @@ class Answer:
             raise ConnectionLost("The stream has a gap.")
         while (ready := self._held.pop(self.cursor + 1, None)) is not None:
             self.cursor += 1
-            self.session_id = getattr(ready, "session_id", self.session_id)
             yield ready
+
+    def _forget_our_name(self) -> bool:
+        """Whether the session that is not found has its name from us."""
+        request = self._request
+        if self.turn_id is not None or request is None or request.session_id != request.idempotency_key:
+            return False
+        self._request = request._replace(session_id=None)
+        return True
 
     async def _wait(self, seconds: float) -> None:
         self._hurry.clear()

@@ -1,6 +1,5 @@
 """REST: one request, the whole answer. Its events are the turn's, read when it is done."""
 
-import uuid
 from collections.abc import AsyncGenerator
 
 import aiohttp
@@ -25,10 +24,7 @@ class Rest(Api):
         self._asked: str | None = None
 
     async def send(self, request: ChatRequest) -> AsyncGenerator[Event, None]:
-        # The session's name is ours where there is none: the only way to find the turn, should it be cancelled. It is
-        # the same when the message is sent again, since a key counts within its session.
-        request = request._replace(session_id=request.session_id or request.idempotency_key or str(uuid.uuid4()))
-        self._asked = request.session_id
+        self._asked = request.session_id  # the only way to find the turn, should it be cancelled
         try:
             body = chat_body(request)
             turn_id = (await self.ask(ChatAnswer, "POST", "/chat", json=body, timeout=_WHOLE_ANSWER)).turn_id

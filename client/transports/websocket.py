@@ -122,8 +122,6 @@ class WebSocket(Api):
 
     async def send(self, request: ChatRequest) -> AsyncGenerator[Event, None]:
         await self.connect()
-        if request.session_id is None:  # that would be the session joined last, where there is one
-            request = request._replace(session_id=request.idempotency_key)
         async for event in self._duplex.ask(request, lambda: self._say(request)):
             if isinstance(event, SessionInfo):
                 self._joined = event.session_id  # who asks is a member

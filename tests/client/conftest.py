@@ -1,10 +1,11 @@
-"""A function that starts the client in a terminal, for tests to use as `terminal(...)`."""
+"""A function that starts the client in a terminal, for tests to use as `terminal(...)`, and one for `link(url)`."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.client.link import Link
 from tests.client.terminal import Terminal
 
 
@@ -20,3 +21,17 @@ def terminal(tmp_path: Path) -> Iterator[Callable[..., Terminal]]:
     yield start
     for one in opened:
         one.kill()
+
+
+@pytest.fixture
+def link() -> Iterator[Callable[[str], Link]]:
+    """A function that makes a way to a server that can be held."""
+    made: list[Link] = []
+
+    def make(url: str) -> Link:
+        made.append(Link(url))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()

@@ -31,6 +31,8 @@ Script = Sequence[Event | Exception]
 class Scripted:
     """A transport that plays one script per call, and notes what it was asked."""
 
+    name = "sse"
+
     def __init__(self, *scripts: Script, connect: Exception | None = None) -> None:
         self.scripts = list(scripts)
         self.calls: list[Any] = []
@@ -112,7 +114,18 @@ def test_what_is_sent_again_has_the_same_key(run: Callable[..., Any]) -> None:
     run(read(transport))
     first, second = transport.calls
     assert first == second
-    assert first.idempotency_key
+    assert first.idempotency_key == first.session_id
+
+
+def test_a_name_of_ours_that_is_not_known_is_forgotten(run: Callable[..., Any]) -> None:
+    unknown = ChatError("not_found", "gRPC makes no session that has a name")
+    transport = Scripted([CUT], [unknown], LOG)
+    events, _ = run(read(transport))
+    first, _, last = transport.calls
+    assert events == LOG
+    assert last == first._replace(session_id=None)
+    with pytest.raises(ChatError, match="gRPC"):
+        run(read(Scripted([unknown]), ChatRequest("hi", "named")))
 
 
 def test_nothing_left_is_an_end(run: Callable[..., Any]) -> None:
