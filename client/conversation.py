@@ -29,6 +29,10 @@ class Audience(Protocol):
     def mended(self) -> None:
         """It is back."""
 
+    def moved(self) -> None:
+        """What others do is heard no more; or it is that in another session, or over another connection, from now on.
+        Told before anything comes from there."""
+
 
 class Conversation:
     def __init__(self, open_transport: Open, protocol: str, url: str, audience: Audience) -> None:
@@ -68,6 +72,7 @@ class Conversation:
             self._mending.cancel()
             self._mending = None
         await self.transport.close()
+        self._audience.moved()
 
     async def use(self, protocol: str, url: str) -> None:
         """Go on over another transport, also in mid-answer. The old one is kept until the new one works."""
@@ -88,6 +93,7 @@ class Conversation:
             self._mending = None
         self._up()
         await old.close()
+        self._audience.moved()
         if self.answer is not None:
             self.answer.hurry()
         await self._join()
@@ -155,15 +161,20 @@ class Conversation:
 
     def leave(self) -> None:
         """The next message begins another session."""
-        self.session_id = self.model = None
-        self.has_messages = False
+        self._go_to(None, None, False)
 
     async def enter(self, session_id: str, model: str | None = None, has_messages: bool = False) -> None:
         left = self.session_id
-        self.session_id, self.model, self.has_messages = session_id, model, has_messages
+        self._go_to(session_id, model, has_messages)
         if left is not None and left != session_id and self.connected:
             await self.transport.leave(left)
         await self._join()
+
+    def _go_to(self, session_id: str | None, model: str | None, has_messages: bool) -> None:
+        if session_id != self.session_id:
+            self.cursor, self.finished = None, True  # an answer that was cut stays where it was asked for
+            self._audience.moved()
+        self.session_id, self.model, self.has_messages = session_id, model, has_messages
 
     async def clear(self, session_id: str) -> None:
         self._will_hear("session_cleared", session_id)

@@ -46,6 +46,9 @@ class Reader:
     def mended(self) -> None:
         self._told = False
 
+    def moved(self) -> None:
+        pass
+
 
 class Page:
     """A terminal that is written on once: text comes out as soon as its place on the line is certain."""

@@ -51,7 +51,7 @@ class Others:
             self._screen.grow(growing.tail)
 
     def cut(self) -> None:
-        """The connection is gone; who joins again is shown what runs from its beginning."""
+        """There is no more to be heard of them; who joins again is shown what runs from its beginning."""
         for turn_id, growing in self._growing.items():
             growing.close()
             self._heard[turn_id] = growing.seen

@@ -125,11 +125,7 @@ class Repl:
         await self._safely(self._arrive(session_id))
         while True:
             line = await self._commands.get()
-            heard = self.talk.session_id, self.talk.transport
             await self._safely(perform(seat, line))
-            if heard != (self.talk.session_id, self.talk.transport) or not self.talk.connected:
-                self.others.cut()  # there is no more to be heard of them
-                self._wake.set()
 
     async def _answer_all(self) -> None:
         """Messages, one after the other; none while somebody else is answered, for the server would refuse it."""
@@ -312,6 +308,11 @@ class Repl:
     def mended(self) -> None:
         self._told_cut = False
         self.screen.note("Connected.")
+
+    def moved(self) -> None:
+        self.others.cut()
+        self.presence.forget()
+        self._wake.set()
 
     def overheard(self, event: Event) -> None:
         if self.others.hear(event):

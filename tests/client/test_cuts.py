@@ -40,6 +40,9 @@ class Listener:
     def mended(self) -> None:
         pass
 
+    def moved(self) -> None:
+        pass
+
     def updated(self, update: Update) -> None:
         self.updates.append(update)
 
