@@ -26,19 +26,21 @@ PAGE = 20
 TABLE: Table[Seat] = Table()
 
 
-async def perform(seat: Seat, line: str) -> None:
-    """A command line, and what may go wrong with it."""
+async def perform(seat: Seat, line: str) -> bool:
+    """A command line, and what may go wrong with it; whether it went well."""
     name, argument = split(line)
     try:
         command = TABLE.find(name)
         if argument and not command.argument:
             raise Refused(f"/{command.name} takes nothing behind it.")
         await command.run(seat, argument)
+        return True
     except ConnectionLost as error:
         if not seat.talk.failed(error):
             seat.screen.fail(clean_line(str(error)))
     except (ChatError, Refused, Unclear, ValueError, OSError, LookupError) as error:
         seat.screen.fail(clean_line(str(error)))
+    return False
 
 
 @TABLE.command("/help [COMMAND]", "this list", "commands")
@@ -260,13 +262,12 @@ async def connect(seat: Seat, argument: str) -> None:
     url = server_url(argument) if argument else seat.talk.url
     if url != seat.talk.url:
         idle(seat)
-    if not await _use(seat, seat.talk.protocol, url):
-        return
+    await _use(seat, seat.talk.protocol, url)
     seat.screen.note(f"Connected to {seat.talk.url} over {seat.talk.protocol}.")
 
 
-async def _use(seat: Seat, protocol: str, url: str) -> bool:
-    """Whether there is somebody: else everything stays as it was."""
+async def _use(seat: Seat, protocol: str, url: str) -> None:
+    """Where nobody is, everything stays as it was."""
     talk = seat.talk
     before = talk.protocol, talk.url
     try:
@@ -274,13 +275,14 @@ async def _use(seat: Seat, protocol: str, url: str) -> bool:
     except ConnectionLost as error:
         if (protocol, url) == before:
             raise
-        seat.screen.fail(clean_line(f"{error} Staying with {talk.protocol} at {talk.url}."))
         if talk.connected:
-            await talk.transport.ping()  # it may have gone too
-        return False
+            try:
+                await talk.transport.ping()
+            except ConnectionLost as gone:  # that too
+                talk.failed(gone)
+        raise Refused(f"{error} Staying with {talk.protocol} at {talk.url}.") from None
     if url != before[1]:
         seat.listed, seat.next_page = [], None
-    return True
 
 
 @TABLE.command("/disconnect", "let go of the server")
@@ -299,8 +301,8 @@ async def protocol(seat: Seat, argument: str) -> None:
     name = protocol_named(argument)
     if name is None:
         raise Refused(f"There is no protocol {argument}: choose one of {', '.join(PROTOCOLS)}.")
-    if await _use(seat, name, seat.talk.url):
-        seat.screen.note(f"Going on over {name}.")
+    await _use(seat, name, seat.talk.url)
+    seat.screen.note(f"Going on over {name}.")
 
 
 @TABLE.command("/model [ID]", "the models, or the one to ask from now on", "models")

@@ -151,6 +151,8 @@ class Conversation:
             await asyncio.sleep(wait)
             try:
                 await self.transport.ping()
+                await self._join()  # the session may have been named before anybody answered
+                self.default_model = (await self.transport.health()).model  # it may be another server now
                 break
             except (ConnectionLost, ChatError) as again:
                 error = again

@@ -1,16 +1,17 @@
 """The prompt: what is typed, what is shown around it, and who does what with it.
 
 1. The prompt never goes away: a message is answered, and a command performed, by a worker each, in the order they were
-   typed. Messages wait for answers, also for somebody else's in the session; commands do not.
+   typed. Messages wait for answers, also for somebody else's in the session; commands do not. But a message waits for
+   the commands typed before it, which may lead to another session, and is not sent where one of them fails.
 2. Ctrl-C is for the answer: the server stops the model, and the answer ends as `cancelled`. Where nobody answers that,
    a second one lets go of it. What waits is not sent then. The client is left by Ctrl-D or /quit only.
 """
 
 import asyncio
 import signal
-from collections import deque
 from collections.abc import AsyncGenerator, Awaitable
 from contextlib import aclosing, suppress
+from typing import TypeVar
 
 from prompt_toolkit import PromptSession
 from prompt_toolkit.formatted_text import AnyFormattedText
@@ -28,6 +29,7 @@ from client.screen import Screen
 from client.seat import Seat
 from client.text import clean_line, shortened
 from client.transports import ConnectionLost, Update
+from client.waiting import Waiting
 from client.wording import counted, no_session_over_grpc
 from proto.errors import ChatError
 from proto.events import Error, Event
@@ -35,6 +37,8 @@ from proto.requests import Cursor
 
 REFRESH_SECONDS = 0.1  # of the toolbar while an answer grows
 PATIENCE_SECONDS = 1.5  # for the server to end an answer that was cancelled
+
+Result = TypeVar("Result")
 
 
 class Repl:
@@ -44,7 +48,7 @@ class Repl:
         self._talk: Conversation | None = None
         self._presence: Presence | None = None
         self._others: Others | None = None
-        self._waiting: deque[str | Cursor] = deque()  # messages, and answers to go on with
+        self._waiting = Waiting()
         self._wake = asyncio.Event()  # the next of them may be due
         self._commands: asyncio.Queue[str] = asyncio.Queue()
         self._question = ""
@@ -74,7 +78,7 @@ class Repl:
 
     async def run(self, talk: Conversation, session_id: str | None) -> int:
         self._talk, self._presence, self._others = talk, Presence(talk), Others(talk, self.screen, self.raw)
-        seat = Seat(talk, self.screen, self.raw, lambda: bool(self._waiting), self._wait, self.leave, self._confirm)
+        seat = Seat(talk, self.screen, self.raw, lambda: self._waiting.due, self._first, self.leave, self._confirm)
         prompt = prompt_session(talk, self.interrupt, self._prompt, self._toolbar, self._presence.typed)
         self.screen.prompt = prompt
         loop = asyncio.get_running_loop()
@@ -114,34 +118,41 @@ class Repl:
                 continue
             if text.startswith("/"):
                 self.screen.said("You", text, Style.YOU)
+                self._waiting.command_given()
                 self._commands.put_nowait(text)
                 continue
-            if self._reading is not None or self._waiting or self.others.growing is not None:
+            if self._reading is not None or self.others.growing is not None or self._waiting.would:
                 self.screen.said("Waiting", text, Style.DIM)
-            self._wait(text)
+            self._waiting.add(text)
+            self._wake.set()
 
     async def _obey(self, seat: Seat, session_id: str | None) -> None:
         """Commands, one after the other."""
         await self._safely(self._arrive(session_id))
         while True:
+            self._waiting.command_done()
+            self._wake.set()
             line = await self._commands.get()
-            await self._safely(perform(seat, line))
+            if not await self._safely(perform(seat, line)):
+                self._drop_waiting(due=False)  # what was typed behind it is not meant for where we still are
 
     async def _answer_all(self) -> None:
         """Messages, one after the other; none while somebody else is answered, for the server would refuse it."""
         while True:
             self._wake.clear()
-            if self._waiting and self.others.growing is None:
-                await self._safely(self._answer(self._waiting.popleft()))
+            if self._waiting.due and self.others.growing is None:
+                await self._safely(self._answer(self._waiting.next()))
             else:
                 await self._wake.wait()
 
-    async def _safely(self, work: Awaitable[None]) -> None:
+    async def _safely(self, work: Awaitable[Result]) -> Result | None:
         try:
-            await work
+            return await work
         except Exception as error:  # a bug of ours is no reason for the prompt to fall silent
             self.screen.fail(f"This is a bug of the client: {clean_line(repr(error))}")
-        self.screen.refresh()
+            return None
+        finally:
+            self.screen.refresh()
 
     async def _confirm(self, question: str) -> bool:
         """What is typed next is the answer."""
@@ -169,6 +180,7 @@ class Repl:
 
     async def _arrive(self, session_id: str | None) -> None:
         """The first thing to know: whether anybody is there."""
+        self.talk.session_id = session_id  # also where nobody answers yet
         try:
             await self.talk.connect()
             if session_id is None:
@@ -178,7 +190,7 @@ class Repl:
             self.talk.model, self.talk.has_messages = detail.model, detail.message_count > 0
             self.screen.note(f"Going on with {counted(detail.message_count, 'message')}; /history shows them.")
             if detail.active_turn and not self.talk.transport.live:  # else it is heard
-                self._wait(Cursor(detail.active_turn, 0))
+                self._first(Cursor(detail.active_turn, 0))
         except ChatError as error:
             if error.code == "not_found" and self.talk.protocol != "grpc":
                 self.screen.note("The session is new; your first message makes it.")
@@ -195,15 +207,14 @@ class Repl:
 
     # Answers
 
-    def _wait(self, what: str | Cursor) -> None:
-        """A message to send, or an answer to go on with, when its turn comes."""
-        self._waiting.append(what)
+    def _first(self, what: str | Cursor) -> None:
+        """Before everything else that waits."""
+        self._waiting.add_first(what)
         self._wake.set()
 
-    def _drop_waiting(self) -> bool:
-        """What waits is not wanted any more; whether there were messages."""
-        messages = [what for what in self._waiting if isinstance(what, str)]
-        self._waiting.clear()
+    def _drop_waiting(self, *, due: bool = True) -> bool:
+        """What waits is not wanted any more, or only what waits for a command; whether there were messages."""
+        messages = self._waiting.drop(due=due)
         if messages:
             were, them = ("was", "it") if len(messages) == 1 else ("were", "them")
             self.screen.note(f"{counted(len(messages), 'waiting message')} {were} not sent; the Up key recalls {them}:")

@@ -17,6 +17,88 @@ def said(url: str, session: str) -> list[str]:
     return [message["text"] for message in get(url, f"/sessions/{session}")["messages"] if message["role"] == "user"]
 
 
+def test_a_message_goes_where_the_commands_before_it_lead(
+    shared_server: Any, terminal: Callable[..., Terminal], link: Callable[[str], Link]
+) -> None:
+    url, slow = shared_server.url, link(shared_server.url)
+    for room in ("lead-a", "lead-b"):
+        get(url, "/chat", {"message": "hi", "session_id": room, "model_id": QUICK})
+    screen = terminal("--server", slow.url, "--session", "lead-a")
+    screen.wait("Going on with 2 messages")
+    slow.hold()
+    screen.keys("/switch lead-b", ENTER, "here", ENTER)
+    screen.wait("You › /switch lead-b", "Waiting › here")
+    slow.let_go()
+    screen.wait("Session lead-b: 2 messages", "You › here", "─ complete ─")
+    assert (said(url, "lead-a"), said(url, "lead-b")) == (["hi"], ["hi", "here"])
+    slow.hold()
+    screen.keys("/switch nowhere", ENTER, "there", ENTER)
+    screen.wait("You › /switch nowhere", "Waiting › there")
+    slow.let_go()
+    screen.wait("There is no session 'nowhere'", "1 waiting message was not sent; the Up key recalls it:\n  › there")
+    screen.keys("/connect http://127.0.0.1:9", ENTER, "elsewhere", ENTER)
+    screen.wait("Staying with sse", "  › elsewhere")
+    assert said(url, "lead-b") == ["hi", "here"]
+
+
+def test_commands_do_not_wait_for_what_is_typed_behind_them(
+    shared_server: Any, terminal: Callable[..., Terminal]
+) -> None:
+    url = shared_server.url
+    screen = terminal("--server", url, "--session", "behind", "--model", LONG)
+    screen.wait_bar("●")
+    screen.keys("first", ENTER)
+    screen.wait("You › first")
+    screen.wait_bar("answering")
+    screen.keys("second", ENTER)
+    screen.wait("Waiting › second")
+    screen.keys("/new", ENTER)
+    screen.wait_anywhere("The answer is still growing: Ctrl-C stops it.")
+    screen.keys("/ping", ENTER)
+    screen.wait_anywhere("there and back over sse")
+    stop(url, "behind")
+    screen.wait("─ cancelled ─", "You › second")
+    until(lambda: said(url, "behind") == ["first", "second"])
+    stop(url, "behind")
+    screen.wait("─ cancelled ─")
+    screen.keys("/new", ENTER, f"/model {QUICK}", ENTER, "fourth", ENTER)
+    screen.wait("A new session", "You › fourth", "─ complete ─")
+    assert said(url, "behind") == ["first", "second"]
+
+
+def test_a_session_is_named_before_the_server_is_up(
+    start_server: Callable[..., Any], terminal: Callable[..., Terminal], tmp_path: Path
+) -> None:
+    flags = ("--store", f"sqlite:{tmp_path}/chat.db", "--model", QUICK)
+    server = start_server(*flags)
+    get(server.url, "/chat", {"message": "hi", "session_id": "named"})
+    server.kill()
+    screen = terminal("--server", server.url, "--session", "named", "--protocol", "websocket")
+    screen.wait("No server answers")
+    screen.wait_bar("○ You [named] ›")
+    start_server(*flags, "--port", str(server.port))
+    screen.wait("Connected.")
+    get(server.url, "/chat", {"message": "news", "session_id": "named"})
+    screen.wait("Somebody › news", "─ complete ─")
+    screen.keys("more", ENTER)
+    screen.wait("You › more", "─ complete ─")
+    assert said(server.url, "named") == ["hi", "news", "more"]
+
+
+def test_a_session_is_named_before_the_server_answers(
+    shared_server: Any, terminal: Callable[..., Terminal], link: Callable[[str], Link]
+) -> None:
+    slow = link(shared_server.url)
+    slow.hold()
+    screen = terminal("--server", slow.url, "--session", "early", "--model", QUICK)
+    screen.wait_bar("○ You [early] ›")
+    screen.keys("hello", ENTER)
+    screen.wait("Waiting › hello")
+    slow.let_go()
+    screen.wait("The session is new", "You › hello", "─ complete ─")
+    assert said(shared_server.url, "early") == ["hello"]
+
+
 @pytest.mark.parametrize("name", ["websocket", "grpc"])
 def test_an_answer_that_runs_where_one_goes(name: str, shared_server: Any, terminal: Callable[..., Terminal]) -> None:
     url, room = shared_server.url, f"runs-{name}"
@@ -52,6 +134,18 @@ def test_a_first_message_is_asked_once(
     (session,) = get(url, "/sessions")["sessions"]
     stop(url, session["session_id"])
     screen.wait("─ cancelled ─")
+
+
+def test_another_server_has_another_model(start_server: Callable[..., Any], terminal: Callable[..., Terminal]) -> None:
+    server = start_server("--model", "demo?chunks=3")
+    screen = terminal("--server", server.url)
+    screen.wait_bar("demo?chunks=3 · connected")
+    server.kill()
+    screen.keys("/ping", ENTER)
+    screen.wait("Trying again")
+    start_server("--model", "demo?chunks=4", "--port", str(server.port))
+    screen.wait("Connected.")
+    screen.wait_bar("demo?chunks=4 · connected")
 
 
 def test_an_answer_stays_in_its_session(shared_server: Any, terminal: Callable[..., Terminal]) -> None:
