@@ -14,6 +14,7 @@ class Others:
         self._raw = raw
         self._growing: dict[str, Growing] = {}
         self._heard: dict[str, int] = {}  # how far, of answers that were cut
+        self.last: str | None = None  # the turn that was heard of last
 
     @property
     def growing(self) -> Growing | None:
@@ -28,6 +29,7 @@ class Others:
             if not isinstance(event, SessionInfo) or event.session_id != self._talk.session_id:
                 return False  # of a session that was left meanwhile
             growing = self._growing[event.turn_id] = Growing(self._screen, self._raw)
+            self.last = event.turn_id
             growing.progress.add(event)
             growing.seen = self._heard.pop(event.turn_id, 0)
             begun = not growing.seen

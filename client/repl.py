@@ -37,6 +37,7 @@ from proto.requests import Cursor
 
 REFRESH_SECONDS = 0.1  # of the toolbar while an answer grows
 PATIENCE_SECONDS = 1.5  # for the server to end an answer that was cancelled
+HEARD_SECONDS = 1.0  # behind a refusal, until the answer is heard of for whose sake it was
 
 Result = TypeVar("Result")
 
@@ -226,6 +227,7 @@ class Repl:
         if isinstance(what, str):
             self.screen.said("You", what, Style.YOU)
         events = self.talk.ask(what) if isinstance(what, str) else self.talk.resume(what)
+        heard = self.talk.connected and self.talk.transport.live  # what others do
         self._cancelled = False
         self._growing = growing = Growing(self.screen, self.raw)
         self.screen.grow(growing.tail)
@@ -237,7 +239,13 @@ class Repl:
             else:
                 self._reading.result()
         except ChatError as error:
-            self.screen.fail(clean_line(self._kindly(error) if isinstance(what, str) else error.message))
+            if not isinstance(what, str):
+                self.screen.fail(clean_line(error.message))
+            elif heard and error.code == "session_busy" and await self._hears(error.turn_id) and not self._cancelled:
+                self.screen.said("Waiting", what, Style.DIM)  # somebody else was quicker
+                self._first(what)
+            else:
+                self.screen.fail(clean_line(self._kindly(error)))
         except ConnectionLost as error:
             if not self.talk.failed(error):
                 self.screen.fail(clean_line(str(error)))
@@ -251,6 +259,15 @@ class Repl:
                 await asyncio.wait([self._reading])
             self._growing = self._reading = None
             self.screen.refresh()
+
+    async def _hears(self, turn_id: str | None) -> bool:
+        """Whether this turn of somebody else's is heard, be it a moment behind the refusal for its sake."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(HEARD_SECONDS):
+                while self.others.last != turn_id:
+                    self._wake.clear()
+                    await self._wake.wait()
+        return self.others.last == turn_id
 
     async def _read(self, events: AsyncGenerator[Event, None], growing: Growing) -> None:
         try:

@@ -136,6 +136,26 @@ def test_a_first_message_is_asked_once(
     screen.wait("─ cancelled ─")
 
 
+@pytest.mark.parametrize("name", ["websocket", "grpc"])
+def test_a_message_waits_where_somebody_was_quicker(
+    name: str, shared_server: Any, terminal: Callable[..., Terminal], link: Callable[[str], Link]
+) -> None:
+    url, room, slow = shared_server.url, f"quicker-{name}", link(shared_server.url)
+    get(url, "/chat", {"message": "hi", "session_id": room, "model_id": QUICK})
+    screen = terminal("--server", slow.url, "--protocol", name, "--session", room, "--model", QUICK)
+    screen.wait("Going on with 2 messages")
+    slow.hold()
+    screen.keys("mine", ENTER)
+    screen.wait("You › mine")
+    with stream(url, {"message": "theirs", "session_id": room, "model_id": LONG}):
+        screen.wait("Somebody › theirs")
+        slow.let_go()
+        screen.wait("Waiting › mine")
+        stop(url, room)
+        screen.wait("─ cancelled ─", "You › mine", "─ complete ─")
+    assert said(url, room) == ["hi", "theirs", "mine"]
+
+
 def test_another_server_has_another_model(start_server: Callable[..., Any], terminal: Callable[..., Terminal]) -> None:
     server = start_server("--model", "demo?chunks=3")
     screen = terminal("--server", server.url)
