@@ -1,8 +1,8 @@
 """The conversation: one session, asked over whatever transport is current, also when that changes in mid-answer."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import aclosing, contextmanager
 from typing import Protocol
 
 from client.answer import WAITS_SECONDS, Answer
@@ -179,19 +179,27 @@ class Conversation:
         self.session_id, self.model, self.has_messages = session_id, model, has_messages
 
     async def clear(self, session_id: str) -> None:
-        self._will_hear("session_cleared", session_id)
-        await self.transport.clear(session_id)
+        with self._doing_it("session_cleared", session_id):
+            await self.transport.clear(session_id)
         self.has_messages = False
 
     async def delete(self, session_id: str) -> None:
-        self._will_hear("session_deleted", session_id)
-        await self.transport.delete(session_id)
+        with self._doing_it("session_deleted", session_id):
+            await self.transport.delete(session_id)
         if session_id == self.session_id:
             self.leave()
 
-    def _will_hear(self, update_type: str, session_id: str) -> None:
-        if self.transport.live:
-            self._doing.add((update_type, session_id))
+    @contextmanager
+    def _doing_it(self, update_type: str, session_id: str) -> Iterator[None]:
+        """What has an echo, where it is done, in the session that we are in."""
+        doing = (update_type, session_id)
+        if self.transport.live and session_id == self.session_id:
+            self._doing.add(doing)
+        try:
+            yield
+        except BaseException:
+            self._doing.discard(doing)
+            raise
 
     def is_our_doing(self, update: Update) -> bool:
         """Whether this is the echo of what we have asked for ourselves."""

@@ -32,12 +32,14 @@ from client.transports import ConnectionLost, Update
 from client.waiting import Waiting
 from client.wording import counted, no_session_over_grpc
 from proto.errors import ChatError
-from proto.events import Error, Event
+from proto.events import Error, Event, SessionInfo
 from proto.requests import Cursor
 
 REFRESH_SECONDS = 0.1  # of the toolbar while an answer grows
 PATIENCE_SECONDS = 1.5  # for the server to end an answer that was cancelled
 HEARD_SECONDS = 1.0  # behind a refusal, until the answer is heard of for whose sake it was
+
+NO_ANSWER = "Your message has no answer; the Up key recalls it."
 
 Result = TypeVar("Result")
 
@@ -228,16 +230,19 @@ class Repl:
             self.screen.said("You", what, Style.YOU)
         events = self.talk.ask(what) if isinstance(what, str) else self.talk.resume(what)
         heard = self.talk.connected and self.talk.transport.live  # what others do
+        had_messages = isinstance(what, str) and self.talk.has_messages
         self._cancelled = False
         self._growing = growing = Growing(self.screen, self.raw)
         self.screen.grow(growing.tail)
-        self._reading = asyncio.create_task(self._read(events, growing))
+        self._reading = asyncio.create_task(self._read(events, growing, had_messages))
         try:
             await asyncio.wait([self._reading])
-            if self._reading.cancelled():
-                self.screen.fail("The answer was let go of; /resume goes on reading it.")
-            else:
+            if not self._reading.cancelled():
                 self._reading.result()
+            elif isinstance(what, str) and growing.progress.info is None:
+                self.screen.fail(NO_ANSWER)
+            else:
+                self.screen.fail("The answer was let go of; /resume goes on reading it.")
         except ChatError as error:
             if not isinstance(what, str):
                 self.screen.fail(clean_line(error.message))
@@ -250,7 +255,7 @@ class Repl:
             if not self.talk.failed(error):
                 self.screen.fail(clean_line(str(error)))
             if isinstance(what, str) and growing.progress.info is None:
-                self.screen.fail("Your message has no answer; the Up key recalls it.")
+                self.screen.fail(NO_ANSWER)
             elif not self.talk.finished:
                 self.screen.fail("/resume goes on reading the answer.")
         finally:
@@ -269,12 +274,14 @@ class Repl:
                     await self._wake.wait()
         return self.others.last == turn_id
 
-    async def _read(self, events: AsyncGenerator[Event, None], growing: Growing) -> None:
+    async def _read(self, events: AsyncGenerator[Event, None], growing: Growing, had_messages: bool) -> None:
         try:
             async with aclosing(events):
                 async for event in events:
                     if self.talk.progress is not None:
                         growing.progress = self.talk.progress
+                    if had_messages and isinstance(event, SessionInfo) and event.is_new_session:
+                        self.screen.fail("The server no longer had this session: it begins anew, without its history.")
                     growing.add(event)
         finally:
             growing.close()
@@ -348,7 +355,7 @@ class Repl:
         self._wake.set()
 
     def updated(self, update: Update) -> None:
-        if update.session_id != self.talk.session_id or self.talk.is_our_doing(update):
+        if self.talk.is_our_doing(update) or update.session_id != self.talk.session_id:
             return
         who = str(update.fields.get("connection_id", ""))
         if update.type == "user_typing":

@@ -136,6 +136,20 @@ def test_a_first_message_is_asked_once(
     screen.wait("─ cancelled ─")
 
 
+def test_a_session_that_is_gone_begins_anew(shared_server: Any, terminal: Callable[..., Terminal]) -> None:
+    url, told = shared_server.url, "The server no longer had this session: it begins anew, without its history."
+    screen = terminal("--server", url, "--session", "gone", "--model", QUICK)
+    screen.wait_bar("●")
+    screen.keys("one", ENTER)
+    screen.wait("You › one", "─ complete ─")
+    request = urllib.request.Request(f"{url}/sessions/gone", method="DELETE")
+    with urllib.request.urlopen(request):
+        pass
+    assert told not in screen.text
+    screen.keys("two", ENTER)
+    screen.wait("You › two", told, "─ complete ─")
+
+
 @pytest.mark.parametrize("name", ["websocket", "grpc"])
 def test_a_message_waits_where_somebody_was_quicker(
     name: str, shared_server: Any, terminal: Callable[..., Terminal], link: Callable[[str], Link]
@@ -156,6 +170,20 @@ def test_a_message_waits_where_somebody_was_quicker(
     assert said(url, room) == ["hi", "theirs", "mine"]
 
 
+def test_ctrl_c_before_there_is_an_answer(
+    shared_server: Any, terminal: Callable[..., Terminal], link: Callable[[str], Link]
+) -> None:
+    slow = link(shared_server.url)
+    screen = terminal("--server", slow.url, "--session", "unsent", "--model", QUICK)
+    screen.wait("The session is new")
+    slow.hold()
+    screen.keys("anybody?", ENTER)
+    screen.wait("You › anybody?")
+    screen.wait_bar("answering")
+    screen.keys(CTRL_C)
+    screen.wait("Your message has no answer; the Up key recalls it.")
+
+
 def test_another_server_has_another_model(start_server: Callable[..., Any], terminal: Callable[..., Terminal]) -> None:
     server = start_server("--model", "demo?chunks=3")
     screen = terminal("--server", server.url)
@@ -166,6 +194,18 @@ def test_another_server_has_another_model(start_server: Callable[..., Any], term
     start_server("--model", "demo?chunks=4", "--port", str(server.port))
     screen.wait("Connected.")
     screen.wait_bar("demo?chunks=4 · connected")
+
+
+def test_what_was_not_our_doing_is_told(shared_server: Any, terminal: Callable[..., Terminal]) -> None:
+    url = shared_server.url
+    screen = terminal("--server", url, "--session", "cleared", "--model", QUICK, "--protocol", "websocket")
+    screen.wait("The session is new")
+    screen.keys("/reset", ENTER)
+    screen.wait("There is no session 'cleared'")
+    screen.keys("hi", ENTER)
+    screen.wait("─ complete ─")
+    get(url, "/sessions/cleared/clear", {})
+    screen.wait("Somebody has cleared the session's history.")
 
 
 def test_an_answer_stays_in_its_session(shared_server: Any, terminal: Callable[..., Terminal]) -> None:
