@@ -153,6 +153,7 @@ class Events(protocol.EventsProcessor):
 
     def process_remote_settings_changed(self, event: RemoteSettingsChanged) -> None:
         h2 = self.connection.h2
+        h2.reclaim()  # what was taken in advance may be more than a frame may now have
         encoder = h2.encoder
         if encoder.table_size_changes:
             # A peer may offer 4 GiB, again and again. Nobody has to use it, and of all the changes only the least and

@@ -43,6 +43,26 @@ def encoded(turn):
     return [frame(pb.encode_event(event, turn.session_id)) for event in turn.log]
 
 
+def test_frames_are_no_longer_than_the_peer_allows_by_now(serving, peer, run):
+    """The room for the next messages was taken when they could be longer."""
+
+    async def scenario():
+        allowed = {WINDOW: 2**20, SettingsFrame.MAX_FRAME_SIZE: 2**20}
+        async with serving() as app, peer(app, allowed) as one:
+            one.send(WindowUpdateFrame(0, window_increment=2**20))
+            stream = one.call("StreamChat", SLOW)
+            await one.until(lambda frame: isinstance(frame, DataFrame))
+            one.send(SettingsFrame(0, settings={SettingsFrame.MAX_FRAME_SIZE: 2**14}))
+            await heard(one)
+            running(app).chunk("x" * 50_000)
+            await one.until(lambda frame: one.data_bytes > 50_000)
+            assert max(len(frame.data) for frame in one.frames if isinstance(frame, DataFrame)) == 2**14
+            await app.chat.cancel(running(app).id)
+            assert await one.end(stream) == 0
+
+    run(scenario())
+
+
 def test_one_who_does_not_read_misses_nothing(serving, peer, run):
     async def scenario():
         async with serving() as app, peer(app, {WINDOW: 2**31 - 1}) as one:
