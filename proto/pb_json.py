@@ -43,6 +43,8 @@ def parse_json(kind: type[M], data: bytes) -> M:
     """A request from JSON that nobody has looked at. What is not known is passed over, wrong types are not."""
     try:
         return json_format.ParseDict(json_object(data), kind(), ignore_unknown_fields=True)
+    except (SystemError, UnicodeError):  # how upb meets half a character in a name
+        raise ProtocolError(f"not a {kind.DESCRIPTOR.full_name} in JSON: it has a lone surrogate") from None
     except json_format.ParseError as error:
         raise ProtocolError(f"not a {kind.DESCRIPTOR.full_name} in JSON: {str(error).rstrip('.')}") from None
 

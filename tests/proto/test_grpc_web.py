@@ -112,7 +112,11 @@ def test_json_says_what_is_there_and_numbers_are_numbers():
     assert pb_json.parse_json(chat_pb2.ServerStatsResponse, data.encode()) == stats
 
 
-@pytest.mark.parametrize("data", [b"[]", b"{", b'{"after": "x"}', b'{"after": 4294967296}', b'{"message": 5}', b"\xff"])
+@pytest.mark.parametrize(
+    "data",
+    [b"[]", b"{", b'{"after": "x"}', b'{"after": 4294967296}', b'{"message": 5}', b"\xff"]
+    + [b'{"\\ud800": 1}', b'{"type": "\\ud800"}', b'{"message": "\\ud800"}'],
+)
 def test_json_that_is_no_message(data):
     with pytest.raises((ProtocolError, ChatError)):
         pb_json.parse_json(chat_pb2.ChatRequest, data)

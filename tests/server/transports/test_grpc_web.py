@@ -104,6 +104,9 @@ def test_what_goes_wrong_is_in_the_trailers(serving, run, form):
             for body in (b"", b"\0\0\0\0\5abc", frame(b"\xff\xff"), frame(b"{}") * 2, frame(b"", 1)):
                 messages, end = await page.send("StreamChat", body)
                 assert (messages, end["grpc-status"]) == ([], "3"), body
+            for body in (b'{"\\ud800": 1}', b'{"type": "\\ud800"}', b'{"message": "\\ud800"}'):
+                messages, end = await page.send("StreamChat", frame(body))
+                assert (messages, end["grpc-status"]) == ([], "3"), body
             messages, end = await page.send("StreamChat", frame(b"x" * 50_000))
             assert (messages, end["grpc-status"]) == ([], "8")
             broken = chat_pb2.ChatRequest(message="hi", model_id="demo?chunks=9&rate=0&fail_after=2")
