@@ -259,7 +259,8 @@ def _bad_header(headers: Headers) -> str | None:
             return "grpc-timeout must be up to 8 digits and a unit."
         if name.endswith("-bin"):
             try:
-                b64decode(value + "=" * (-len(value) % 4), validate=True)
+                for part in map(str.strip, value.split(",")):  # those of one name may come joined
+                    b64decode(part + "=" * (-len(part) % 4), validate=True)
             except (Base64Error, ValueError):
                 return "A -bin header is not base64."
     return None

@@ -27,6 +27,8 @@ WINDOW = SettingsFrame.INITIAL_WINDOW_SIZE
         ([("x-name", "grüße")], (), 0),
         ([("x-name", b"\xff\xfe")], (), 0),
         ([("x-bin", "AAA")], (), 0),
+        ([("x-bin", "YWJj,ZGVm, YQ==,")], (), 0),
+        ([("x-bin", "YWJj,*")], (), 3),
         ([("X-Upper", "x"), ("x-empty", "")], (), 0),
     ],
 )
