@@ -114,9 +114,11 @@ def test_json_says_what_is_there_and_numbers_are_numbers():
 
 @pytest.mark.parametrize(
     "data",
-    [b"[]", b"{", b'{"after": "x"}', b'{"after": 4294967296}', b'{"message": 5}', b"\xff"]
-    + [b'{"\\ud800": 1}', b'{"type": "\\ud800"}', b'{"message": "\\ud800"}'],
-)
+    [
+        b"[]", b"{", b'{"after": "x"}', b'{"after": 4294967296}', b'{"message": 5}', b"\xff",
+        b'{"\\ud800": 1}', b'{"type": "\\ud800"}', b'{"message": "\\ud800"}',
+    ],
+)  # fmt: skip
 def test_json_that_is_no_message(data):
     with pytest.raises((ProtocolError, ChatError)):
         pb_json.parse_json(chat_pb2.ChatRequest, data)
