@@ -118,6 +118,9 @@ async def read_body(request: web.Request, limit: int) -> bytes:
                     if size > limit:
                         break
             body = b"".join(pieces)
+        spoilt = content.exception()
+        if spoilt is not None:
+            raise spoilt
     except TimeoutError:
         raise ChatError(
             "invalid_request", f"The body did not arrive within {BODY_SECONDS:.0f} seconds.", http=408

@@ -2,7 +2,7 @@
 
 1. Whoever writes straight to the socket (`server.direct`) is told when that takes no more.
 2. A head has a time limit, and so has a peer that takes nothing of a plain answer.
-3. What cannot be parsed is answered as every error is.
+3. What cannot be parsed is answered as every error is, also where that is the rest of a body.
 """
 
 import asyncio
@@ -12,7 +12,8 @@ from typing import Any, cast
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
-from aiohttp.web_protocol import RequestHandler
+from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
+from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
 from proto.errors import ChatError
 from server import lane
@@ -52,7 +53,7 @@ class Sink:
 class HttpProtocol(RequestHandler):
     """aiohttp's own, with what it leaves open."""
 
-    __slots__ = ("_head_timer", "_stall_timer", "_torn", "direct", "leaving", "sink")
+    __slots__ = ("_body", "_head_timer", "_stall_timer", "_torn", "direct", "leaving", "sink")
 
     direct: DirectWriter
 
@@ -60,6 +61,7 @@ class HttpProtocol(RequestHandler):
         super().__init__(manager, **options)
         self.leaving = leaving  # whether the server is: then no answer here has another one behind it
         self.sink: Sink | None = None
+        self._body: StreamReader = EMPTY_PAYLOAD  # of the last request that has come, read or not
         self._torn = False  # the head of a request has begun, and goes on in the next packet
         self._head_timer: asyncio.TimerHandle | None = None
         self._stall_timer: asyncio.TimerHandle | None = None
@@ -71,7 +73,21 @@ class HttpProtocol(RequestHandler):
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
+        if self._messages:
+            message, body = self._messages[-1]
+            if not isinstance(message, _ErrInfo):
+                self._body = body
+            elif not self._body.is_eof():
+                self._spoil_body()
         self._torn = not self._messages and self._current_request is None
+
+    def _spoil_body(self) -> None:
+        """A body goes on with what is none. aiohttp tells nobody who reads it, and would answer that on its own."""
+        self._body.feed_eof()
+        self._body.set_exception(web.RequestPayloadError("the body is not encoded as its headers say"))
+        self._messages.pop()
+        if not self._messages:  # else its request waits for its turn
+            self.close()
 
     @property
     def idle(self) -> bool:
@@ -83,6 +99,7 @@ class HttpProtocol(RequestHandler):
             if timer is not None:
                 timer.cancel()
         self.direct.lost()
+        self._body = EMPTY_PAYLOAD
         if self.sink is not None:
             self.sink.lost()
         super().connection_lost(exc)

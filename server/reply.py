@@ -59,7 +59,8 @@ class Reply(web.StreamResponse):
         fields = {**self.fields, **common_fields(request), "Date": http_date()}
         if self.body is not None:
             fields["Content-Length"] = str(len(self.body))
-        self._last = self._last or not request.keep_alive or protocol.leaving()
+        spoilt = request.content.exception() is not None  # nobody knows where the next request would begin
+        self._last = self._last or spoilt or not request.keep_alive or protocol.leaving()
         if self._last:
             fields["Connection"] = "close"
         elif request.version < (1, 1):

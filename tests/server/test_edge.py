@@ -11,7 +11,7 @@ import pytest
 
 from proto.errors import CODES, ChatError
 from proto.requests import json_object
-from server import edge, http_protocol, lane
+from server import http_protocol, lane
 
 OK = {"message": "Hello"}
 DEEP = b'{"message":' + b"[" * 5000 + b"]" * 5000 + b"}"
@@ -208,33 +208,6 @@ def test_bad_http(run: Any, serving: Any, dial: Any, bugs: Any, name: str) -> No
             check_problem(await wire.answer(), 400)
             wire.writer.write_eof()
             await wire.reader.read()
-
-    run(test())
-
-
-def test_a_body_that_is_cut_off_or_slow_or_endless(run: Any, serving: Any, dial: Any, monkeypatch: Any) -> None:
-    monkeypatch.setattr(edge, "BODY_SECONDS", 0.05)
-
-    async def test() -> None:
-        async with serving() as app:
-            async with dial(app) as wire:
-                wire.send(CHAT + b'Content-Length: 100\r\n\r\n{"message":')
-                problem = check_problem(await wire.answer(), 408)
-                assert problem["code"] == "invalid_request"
-            async with dial(app) as wire:
-                wire.send(CHAT + b"Content-Length: 100000000\r\n\r\n{")
-                check_problem(await wire.answer(), 413)
-            async with dial(app) as wire:
-                wire.send(CHAT + b"Transfer-Encoding: chunked\r\n\r\n")
-                for _ in range(8):
-                    wire.send(b"10000\r\n" + b"x" * 65536 + b"\r\n")
-                check_problem(await wire.answer(), 413)
-            async with dial(app) as wire:
-                wire.send(CHAT + b'Content-Length: 100\r\n\r\n{"message":')
-                wire.writer.write_eof()
-                assert b"200 OK" not in await wire.reader.read()
-            async with dial(app) as wire:
-                assert (await wire.ask("GET", "/health")).status == 200
 
     run(test())
 
