@@ -160,10 +160,15 @@ class App:
         everything += pages.routes()
         for route in everything:
             if route.method == "GET" and SSE.content_type not in route.media:  # HEAD comes with it
-                application.router.add_get(route.path, route.handler)
+                application.router.add_get(route.path, route.handler, expect_handler=_expected)
             else:
-                application.router.add_route(route.method, route.path, route.handler)
+                application.router.add_route(route.method, route.path, route.handler, expect_handler=_expected)
         return application
+
+
+async def _expected(request: web.Request) -> None:
+    """aiohttp would ask for every body, and refuse what it does not know. Whoever reads a body asks for it, if it has
+    to be asked for (`server.edge`)."""
 
 
 def _tls(settings: Settings, alpn: Sequence[str]) -> ssl.SSLContext | None:

@@ -110,6 +110,9 @@ async def read_body(request: web.Request, limit: int) -> bytes:
         if content.is_eof():  # the usual case: head and body came together
             body = content.read_nowait() if not content.at_eof() else b""
         else:
+            if request.version >= (1, 1) and request.headers.get("Expect", "").lower() == "100-continue":
+                protocol: Any = request.protocol  # an HttpProtocol
+                protocol.direct.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             pieces, size = [], 0
             async with asyncio.timeout(BODY_SECONDS):
                 async for piece in content.iter_any():

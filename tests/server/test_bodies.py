@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from proto.grpc_web import frame
 from server import edge
 from tests.server.test_edge import CHAT, OK, TURN, check_problem
 
@@ -78,5 +79,56 @@ def test_a_spoilt_body_that_nobody_reads_yet(
             async with asyncio.timeout(5):
                 assert [(await wire.answer()).status for _ in statuses] == statuses
                 assert await wire.reader.read() == b""
+
+    run(test())
+
+
+def expecting(path: str, body: bytes = b"{}", expect: str = "100-continue", more: str = "") -> bytes:
+    """The head of a request whose peer would wait before it sends the body."""
+    kind = "application/grpc-web+json" if "Service" in path else "application/json"
+    return (
+        f"POST {path} HTTP/1.1\r\nHost: t\r\nContent-Type: {kind}\r\nExpect: {expect}\r\n{more}"
+        f"Content-Length: {len(body)}\r\n\r\n"
+    ).encode()
+
+
+@pytest.mark.parametrize("path", ["/chat", "/chat/stream", "/chat.ChatService/StreamChat"])
+def test_a_body_is_asked_for_when_it_is_wanted(run: Any, serving: Any, dial: Any, bugs: Any, path: str) -> None:
+    body = b'{"message":"Hi"}'
+    body = frame(body) if "Service" in path else body
+
+    async def test() -> None:
+        async with serving(model="demo?chunks=1&rate=0") as app, dial(app) as wire:
+            wire.send(expecting(path, body, expect="100-Continue"))
+            assert await wire.reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+            wire.send(body)
+            assert (await wire.answer()).status == 200
+            for head in (expecting(path, body), expecting(path, body, expect="more")):
+                wire.send(head + body)  # it is there, or the expectation is one that nobody knows
+                assert (await wire.answer()).status == 200
+            wire.send(expecting(path, body).replace(b"HTTP/1.1", b"HTTP/1.0"))
+            await asyncio.sleep(0.02)
+            wire.send(body)
+            assert (await wire.answer()).status == 200
+
+    run(test())
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        (expecting("/chat", more="Origin: https://evil.example\r\n"), 403),
+        (expecting("/chat", b" " * 2_000_000), 413),
+        (expecting("/chat", more="Content-Encoding: gzip\r\n"), 415),
+        (expecting(f"{TURN}/cancel"), 404),
+    ],
+)
+def test_a_body_that_is_not_wanted_is_not_asked_for(
+    run: Any, serving: Any, dial: Any, bugs: Any, head: bytes, status: int
+) -> None:
+    async def test() -> None:
+        async with serving() as app, dial(app) as wire:
+            wire.send(head)
+            check_problem(await wire.answer(), status)
 
     run(test())
