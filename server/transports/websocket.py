@@ -2,15 +2,17 @@
 
 from aiohttp import web
 
-from proto.errors import CLOSE_GOING_AWAY, CLOSE_NOT_ALLOWED, CLOSE_TOO_BIG, CLOSE_TOO_SLOW, CLOSE_TRY_LATER
+from proto.errors import CLOSE_GOING_AWAY, CLOSE_NOT_ALLOWED, CLOSE_TOO_BIG, CLOSE_TOO_SLOW, CLOSE_TRY_LATER, ChatError
 from proto.requests import invalid
 from proto.websocket import ADDED, CLIENT, SERVER
 from server.connection import CLOSE_SECONDS, Connection, Hub
 from server.edge import client_name, max_body_bytes
 from server.http_protocol import HttpProtocol
 from server.openapi import Messages
-from server.reply import common_fields
+from server.reply import Reply, common_fields, problem
 from server.transports import Route
+
+VERSION = "13"  # of the protocol; aiohttp takes drafts, too
 
 MESSAGES = Messages(
     "/ws",
@@ -27,14 +29,36 @@ MESSAGES = Messages(
 )
 
 
+def _refusal(request: web.Request) -> Reply:
+    """What is no handshake gets, and one of another version: that is told ours (RFC 6455 section 4.4)."""
+    text = f"This route is a WebSocket: connect with 'Upgrade: websocket', version {VERSION}."
+    if request.headers.get("Sec-WebSocket-Version", VERSION) == VERSION:
+        return problem(invalid(text), request)
+    reply = problem(ChatError("invalid_request", text, http=426), request)
+    reply.fields |= {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": VERSION}
+    return reply
+
+
+def _shakes(request: web.Request) -> bool:
+    """Whether it is a handshake as far as aiohttp does not look: a HEAD cannot be one, nor HTTP/1.0; and it breaks at a
+    key that is not ASCII."""
+    fields = request.headers
+    return (
+        request.method == "GET"
+        and request.version >= (1, 1)
+        and fields.get("Sec-WebSocket-Version") == VERSION
+        and fields.get("Sec-WebSocket-Key", "").isascii()
+    )
+
+
 def routes(hub: Hub) -> list[Route]:
     chat = hub.chat
     max_message_bytes = max_body_bytes(chat.settings.max_message_chars)
 
     async def open_websocket(request: web.Request) -> web.StreamResponse:
         ws = web.WebSocketResponse(timeout=CLOSE_SECONDS, autoping=False, max_msg_size=max_message_bytes)
-        if not ws.can_prepare(request):
-            raise invalid("This route is a WebSocket: connect with 'Upgrade: websocket', version 13.")
+        if not _shakes(request) or not ws.can_prepare(request):
+            return _refusal(request)
         ws.headers.update(common_fields(request))
         full = chat.stats.websockets >= chat.settings.max_streams
         await ws.prepare(request)

@@ -151,16 +151,31 @@ def test_frames_in_the_smallest_pieces(run, serving, shake):
     run(scene())
 
 
+HANDSHAKE = (
+    b"GET /ws HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+    b"Sec-WebSocket-Key: %b\r\n\r\n" % base64.b64encode(b"k" * 16)
+)
+KEY = HANDSHAKE[-28:-4]
+
+
+@pytest.mark.parametrize(("old", "new"), [(b"GET", b"HEAD"), (b"1.1", b"1.0"), (b"13", b"8"), (KEY, b"\xc3\xa9" * 12)])
+def test_what_is_no_handshake_is_refused(run, serving, dial, bugs, old, new):
+    async def scene():
+        async with serving() as app, dial(app) as wire:
+            wire.send(HANDSHAKE.replace(old, new))
+            told = await wire.head()
+            version = told.headers.get("sec-websocket-version")
+            assert (told.status, version) == ((426, "13") if new == b"8" else (400, None))
+
+    run(scene())
+
+
 def test_pipelined_with_the_handshake(run, serving, dial):
     """A client that does not wait for the 101 before it speaks."""
 
     async def scene():
         async with serving() as app, dial(app) as wire:
-            wire.send(
-                b"GET /ws HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-                b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: " + base64.b64encode(b"k" * 16) + b"\r\n\r\n"
-                + frame(b'{"type": "ping"}')
-            )  # fmt: skip
+            wire.send(HANDSHAKE + frame(b'{"type": "ping"}'))
             assert (await wire.head()).status == 101
             assert [json.loads((await read_frame(wire))[1])["type"] for _ in range(2)] == ["connected", "pong"]
 
