@@ -128,8 +128,7 @@ def test_bytes_that_do_not_inflate_close_the_connection(run, serving, shake, cap
     async def scene():
         async with serving() as app, shake(app, DEFLATE) as wire:
             wire.send(frame(b"\xff\xff\xff\xff", bits=FIN | RSV1))
-            with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
-                await closed_with(wire)
+            assert await closed_with(wire) == 1007
         assert app.chat.stats.websockets == 0
 
     run(scene())
