@@ -178,7 +178,8 @@ def _operation(route: "Route", schemas: Schemas) -> dict[str, Any]:
     by_status: dict[int, list[str]] = {}
     for code in route.errors:
         by_status.setdefault(CODES[code].http, []).append(code)
-    for status, code in {**EVERYWHERE, **(WITH_A_BODY if route.body is not None else {})}.items():
+    refused = dict.fromkeys(route.refused, "invalid_request")
+    for status, code in {**EVERYWHERE, **(WITH_A_BODY if route.body is not None else {}), **refused}.items():
         by_status.setdefault(status, []).append(code)
     for status, codes in sorted(by_status.items()):
         operation["responses"][str(status)] = {

@@ -196,6 +196,9 @@ def test_real_answers_are_what_openapi_says(document: Document, run: Any, servin
             for path in ("/chat", "/chat/stream", "/sessions/new"):
                 assert (await ask("POST", path, b"{}", Content_Type="text/plain")).status == 415
                 assert (await ask("POST", path, {"message": "x" * 900_000})).status == 413
+            await ask("POST", "/chat.ChatService/{method}", b"{}", at={"method": "ListModels"})
+            await ask("GET", "/ws")
+            await ask("GET", "/ws", Sec_WebSocket_Version="12")
             for path in ("/chat", "/health", "/openapi.json", "/sessions", "/turns/{turn_id}"):
                 method = "POST" if path == "/chat" else "GET"
                 assert (await ask(method, path, at=turn, Origin="http://elsewhere")).status == 403
@@ -208,6 +211,10 @@ def test_real_answers_are_what_openapi_says(document: Document, run: Any, servin
                 await ask("GET", path)
             done = await wire.ask("GET", f"/turns/{turn['turn_id']}?after=5", Accept="application/x-ndjson")
             assert done.status == 204 and "204" in document.responses("GET", "/turns/{turn_id}")
+            for path in ("/demo", "/docs", "/chat.proto"):
+                tag = (await ask("GET", path)).headers["etag"]
+                known = await wire.ask("GET", path, If_None_Match=tag)
+                assert known.status == 304 and "304" in document.responses("GET", path)
             browser = await wire.ask("GET", "/", Accept="text/html")
             assert str(browser.status) in document.responses("GET", "/")
             await ask("POST", "/sessions/{session_id}/clear", at={"session_id": "s"})

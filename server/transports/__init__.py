@@ -37,6 +37,7 @@ class Route(NamedTuple):
     media: tuple[str, ...] = ()
     parameters: tuple[Parameter, ...] = ()
     errors: tuple[str, ...] = ()
+    refused: tuple[int, ...] = ()  # other statuses of an invalid request than 400
     status: int = 200
     also: tuple[tuple[int, str], ...] = ()  # other answers than errors: the status, and what it says
     example: dict[str, Any] | None = None

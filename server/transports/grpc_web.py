@@ -108,6 +108,6 @@ def routes(chat: Chat) -> list[Route]:
             "`Content-Type`. The status is in the trailers that end the body.",
             media=tuple(form.content_type for form in FRAMINGS),
             parameters=(Parameter("method", "path", "A call of the service, like `StreamChat`."),),
-            errors=("invalid_request",),
+            errors=("invalid_request",), refused=(415,),
         )
     ]  # fmt: skip

@@ -90,11 +90,13 @@ def routes() -> list[Route]:
         return _answer(request, proto)
 
     html = ("text/html",)
+    known = ((304, "It is still what `If-None-Match` names."),)
     return [
-        Route("GET", "/demo", demo, "The demo: one chat over five wires, in a browser", media=html),
-        Route("GET", "/docs", docs, "The interactive documentation", media=html),
+        Route("GET", "/demo", demo, "The demo: one chat over five wires, in a browser", media=html, also=known),
+        Route("GET", "/docs", docs, "The interactive documentation", media=html, also=known),
         Route(
-            "GET", "/chat.proto", definition, "The gRPC service, to generate a client from", media=("text/plain",)
+            "GET", "/chat.proto", definition, "The gRPC service, to generate a client from", media=("text/plain",),
+            also=known,
         ),
         Route("GET", "/{page:demo|docs}/", without_slash, "The page's own address", listed=False),
         Route("GET", "/web/{path:.+}", asset, "The files of the pages", listed=False),

@@ -88,6 +88,6 @@ def routes(hub: Hub) -> list[Route]:
         Route(
             "GET", "/ws", open_websocket, "The WebSocket: sessions and their answers, live",
             "JSON messages in text frames, both ways; `x-websocket` in this document describes them.",
-            errors=("invalid_request",), status=101,
+            errors=("invalid_request",), refused=(426,), status=101,
         ),
     ]  # fmt: skip
