@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from proto.errors import ChatError
 from proto.requests import ChatRequest, chat_request, invalid, json_object
@@ -128,7 +129,7 @@ async def read_body(request: web.Request, limit: int) -> bytes:
         raise ChatError(
             "invalid_request", f"The body did not arrive within {BODY_SECONDS:.0f} seconds.", http=408
         ) from None
-    except web.RequestPayloadError:
+    except (web.RequestPayloadError, HttpProcessingError):  # the latter without aiohttp's extensions in C
         raise invalid("The body could not be read: it is cut off, or not encoded as its headers say.") from None
     if len(body) > limit:
         raise ChatError("too_large", f"The body may have at most {limit} bytes.")
