@@ -148,6 +148,7 @@ export class Room extends EventTarget {
         own.view.turn_id ??
         (await json(untapped, "GET", `sessions/${encodeURIComponent(this.session_id)}`)).active_turn;
       if (turn_id) await transport.cancel(turn_id);
+      else own.hand.controller?.abort(new Failure("stopped", "Stopped before the answer had begun."));
     } catch (problem) {
       if (!(problem instanceof Cut)) throw problem;
       own.hand.controller?.abort(new Failure("connection", "Stopped waiting. The server could not be told."));

@@ -13,6 +13,7 @@ const FIRST_DELAY_MILLISECONDS = 400;
 const LONGEST_DELAY_MILLISECONDS = 8_000;
 const OPEN_TIMEOUT_MILLISECONDS = 10_000;
 const PING_MILLISECONDS = 20_000;
+const CLOSE_TOO_BIG = 1009;
 
 export class Link extends EventTarget {
   #socket = null;
@@ -22,6 +23,7 @@ export class Link extends EventTarget {
   #timer = null;
   #ping = null;
   state = "closed";
+  close_code = null; // of the last connection
   session_id = null;
 
   constructor(tap) {
@@ -45,6 +47,7 @@ export class Link extends EventTarget {
 
   #connect() {
     clearTimeout(this.#timer);
+    this.close_code = null;
     this.#become("connecting");
     const socket = new WebSocket(address("ws").replace(/^http/, "ws"));
     this.#socket = socket;
@@ -74,6 +77,7 @@ export class Link extends EventTarget {
         clearTimeout(timeout);
         clearInterval(this.#ping);
         this.#socket = null;
+        this.close_code = code;
         this.tap({
           direction: "in",
           label: `close ${code}`,
@@ -143,13 +147,17 @@ export class WebSocketTransport {
   async *send(ask, signal) {
     await this.link.open();
     let turn_id = null;
-    for await (const frame of this.#exchange({ type: "chat", ...ask }, signal)) {
-      if (frame.type === "error" && !frame.seq && frame.session_id === ask.session_id)
-        throw new Failure(frame.code, frame.message, frame);
-      if (!turn_id && (frame.type === "status" || frame.type === "response_start")) turn_id = frame.turn_id;
-      if (!turn_id || frame.turn_id !== turn_id) continue;
-      yield eventOf(frame);
-      if (ends(frame)) return;
+    try {
+      for await (const frame of this.#exchange({ type: "chat", ...ask }, signal)) {
+        if (!turn_id && refuses(frame, ask.session_id)) throw new Failure(frame.code, frame.message, frame);
+        if (!turn_id && (frame.type === "status" || frame.type === "response_start")) turn_id = frame.turn_id;
+        if (!turn_id || frame.turn_id !== turn_id) continue;
+        yield eventOf(frame);
+        if (ends(frame)) return;
+      }
+    } catch (problem) {
+      if (turn_id || !(problem instanceof Cut) || this.link.close_code !== CLOSE_TOO_BIG) throw problem;
+      throw new Failure("too_large", "The message is larger than the server takes.");
     }
   }
 
@@ -193,6 +201,12 @@ export function eventOf(frame) {
   if (frame.type === "response_start") return { ...frame, type: "session_info" };
   if (frame.type === "response_complete") return { ...frame, type: "complete" };
   return frame;
+}
+
+// Whether a message in this session was refused. Of one that it cannot decode, the server does not say whose it was.
+function refuses(frame, session_id) {
+  if (frame.type !== "error" || frame.seq) return false;
+  return frame.session_id ? frame.session_id === session_id : !frame.turn_id;
 }
 
 function ends(frame) {
