@@ -32,8 +32,9 @@ export async function* events({ ask, cursor = null, protocol, hand, waiting = ()
     try {
       const transport = protocol();
       const source = turn_id ? transport.follow(turn_id, seq, signal) : transport.send(ask, signal);
+      const silence = turn_id ? transport.silence.follow : transport.silence.send;
       let some = false;
-      for await (const event of heard(source, transport.silence, hand.controller)) {
+      for await (const event of heard(source, silence, hand.controller)) {
         some = true;
         cuts = 0;
         if (event.turn_id) turn_id = event.turn_id;

@@ -80,6 +80,20 @@ def test_a_change_of_protocol_in_mid_answer_goes_on_over_the_other(demo: Any) ->
     assert demo.text("#log .wire-name").startswith("NDJSON → SSE → WebSocket → gRPC")
 
 
+def test_silence_is_no_cut_where_signs_of_life_cannot_be_seen(demo: Any) -> None:
+    demo.ask("Think", "ndjson", ENDLESS)
+    demo.begun()
+    demo.run("window.later = setTimeout; window.setTimeout = (then, after) => later(then, after < 40_000 ? after : 0)")
+    demo.requests.clear()
+    length = len(demo.shown())
+    demo.choose("#protocol", "sse")  # followed over an EventSource
+    demo.until(f"document.querySelector('#log .prose').innerText.length > {length + 20}")
+    demo.click("#stop")
+    demo.ended()
+    assert demo.shown() == demo.answer()
+    assert [kind for kind, _ in demo.requests].count("EventSource") == 1
+
+
 def test_an_answer_that_breaks_says_what_to_do(demo: Any) -> None:
     demo.ask("Break", model="demo?chunks=20&rate=200&fail_after=5")
     demo.ended()

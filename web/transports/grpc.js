@@ -60,7 +60,7 @@ const CODES = {
 };
 
 export class GrpcWeb {
-  silence = null; // a silent gRPC stream has no sign of life of its own
+  silence = {}; // a silent gRPC stream has no sign of life of its own
 
   constructor(tap, { json = false } = {}) {
     this.tap = tap;

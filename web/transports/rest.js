@@ -5,7 +5,7 @@ import { json } from "../http.js";
 const POLL_MILLISECONDS = 400;
 
 export class Rest {
-  silence = null; // says nothing until the answer is whole
+  silence = {}; // says nothing until the answer is whole
 
   constructor(tap) {
     this.tap = tap;

@@ -15,7 +15,7 @@ import { encode } from "../text.js";
 const SILENCE_MILLISECONDS = 40_000; // the server says something every 15 s
 
 class Stream {
-  silence = SILENCE_MILLISECONDS;
+  silence = { send: SILENCE_MILLISECONDS, follow: SILENCE_MILLISECONDS };
 
   constructor(tap) {
     this.tap = tap;
@@ -67,6 +67,7 @@ export class Ndjson extends Stream {
 }
 
 export class Sse extends Stream {
+  silence = { send: SILENCE_MILLISECONDS }; // an EventSource does not show the signs of life
   accept = "text/event-stream";
 
   decoder() {

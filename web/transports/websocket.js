@@ -126,7 +126,7 @@ export class Link extends EventTarget {
 }
 
 export class WebSocketTransport {
-  silence = null; // the Link pings; a dead connection closes, and that is a cut
+  silence = {}; // the Link pings; a dead connection closes, and that is a cut
 
   constructor(tap, link = new Link(tap)) {
     this.tap = tap;
