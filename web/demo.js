@@ -32,6 +32,7 @@ const sessions = new SessionList((session_id) => enter(session_id));
 let protocol = tab.protocol in PROTOCOLS ? tab.protocol : "ndjson";
 let room = null;
 let preparing = false;
+let standard = byId("model").placeholder; // the server's own model
 
 const chosen = () => ({ name: protocol, transport: transports[protocol], begin: (name) => wire.begin(name) });
 
@@ -47,47 +48,64 @@ function roomOf(session_id) {
     if (made === room) {
       showState();
       follow();
-    }
+    } else if (!made.busy) forget(made);
     if (!made.busy) sessions.refresh();
   });
+  made.addEventListener("stale", () => load(made));
   made.addEventListener("retry", ({ detail }) => send(detail));
   return made;
 }
 
+function forget(left) {
+  left.close();
+  if (rooms.get(left.session_id) === left) rooms.delete(left.session_id);
+}
+
+// Into another room, or none. The old one is kept only while an answer grows there.
+function move(to) {
+  const from = room;
+  if (from === to) return;
+  room = to;
+  forgetTypists();
+  if (from && !from.busy) forget(from);
+}
+
 function enter(session_id) {
-  if (room?.session_id !== session_id) forgetTypists();
-  room = roomOf(session_id);
+  move(roomOf(session_id));
   tab.session = session_id;
   link.join(session_id);
   notice("");
   showRoom();
   pane("conversation");
   if (room.loaded) showModel();
-  else load(room);
+  if (!room.busy) load(room);
 }
 
+// For the first time, or again: then nothing moves but what has changed.
 async function load(entered) {
-  const { session_id } = entered;
+  const { session_id, loaded: again } = entered;
   try {
     const detail = await entered.load();
     const first = detail.messages.find(({ role }) => role === "user");
     if (first && !titles.of(session_id)) titles.keep(session_id, first.text);
     if (room !== entered) return;
-    notice("");
-    showModel();
-    showRoom();
+    if (!again) {
+      notice("");
+      showModel();
+    }
+    showRoom(again);
   } catch (problem) {
-    if (problem.code === "not_found") rooms.delete(session_id);
+    if (problem.code === "not_found") forget(entered);
     if (room !== entered) return;
-    if (problem.code === "not_found") leave();
-    else tell(problem);
+    if (problem.code !== "not_found") return tell(problem);
+    leave();
+    notice("The server no longer has this session.", true);
   }
 }
 
 // To a session that does not exist yet: it is made by the first message.
 function leave() {
-  room = null;
-  forgetTypists();
+  move(null);
   tab.session = null;
   link.join(null);
   sessions.current = null;
@@ -108,7 +126,7 @@ async function send(message) {
     try {
       wire.begin(protocol);
       const session_id = await transports[protocol].create(model_id);
-      room = roomOf(session_id);
+      move(roomOf(session_id));
       Object.assign(room, { model: wanted, loaded: true });
       tab.session = session_id;
       link.join(session_id);
@@ -137,7 +155,7 @@ async function stop() {
 
 // --- what is shown ---
 
-function showRoom() {
+function showRoom(still = false) {
   const log = byId("log");
   const turns = log.querySelector(".turns");
   const empty = !room || (room.loaded && room.node.childNodes.length === 0);
@@ -152,7 +170,7 @@ function showRoom() {
   sessions.current = room?.session_id ?? null;
   showState();
   if (empty) log.scrollTop = 0;
-  else follow(true);
+  else follow(!still);
 }
 
 function showModel() {
@@ -166,6 +184,7 @@ function showState() {
   byId("send").hidden = busy;
   byId("send").disabled = preparing;
   byId("log").classList.toggle("busy", busy);
+  byId("model").placeholder = room?.model || standard;
   if (focused !== document.body && !focused.getClientRects().length) byId("message").focus(); // it was on what is gone
 }
 
@@ -209,14 +228,15 @@ function view() {
 // --- the others ---
 
 function onFrame(frame) {
-  if (frame.type === "session_joined") room?.rejoined();
+  if (frame.type === "session_joined") rooms.get(frame.session_id)?.joined(frame);
+  if (frame.type === "error" && frame.code === "not_found") rooms.get(frame.session_id)?.reread(); // not joined
   if (frame.type !== "session_update") {
     rooms.get(link.session_id)?.saw(frame);
     return;
   }
   const { update_type, session_id, connection_id } = frame;
   if (update_type === "session_deleted" && rooms.has(session_id)) {
-    rooms.delete(session_id);
+    forget(rooms.get(session_id));
     if (room?.session_id === session_id) {
       leave();
       notice("This session was deleted.");
@@ -305,7 +325,7 @@ byId("confirm-no").addEventListener("click", () => byId("confirm").close());
 byId("confirm-yes").addEventListener("click", () => {
   byId("confirm").close();
   administer("DELETE", `sessions/${encodeURIComponent(room.session_id)}`, (session_id) => {
-    rooms.delete(session_id);
+    if (rooms.has(session_id)) forget(rooms.get(session_id));
     if (room?.session_id === session_id) leave();
   });
 });
@@ -334,8 +354,9 @@ function grow() {
 
 async function listModels() {
   try {
-    const { default: standard, models } = await json(untapped, "GET", "models");
-    byId("model").placeholder = standard;
+    const { default: first, models } = await json(untapped, "GET", "models");
+    standard = first;
+    showState();
     const ids = [...new Set([standard, ...models.map(({ id }) => id), "demo?chunks=60&rate=30"])];
     byId("models").replaceChildren(...ids.map((id) => el("option", { value: id })));
   } catch {

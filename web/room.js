@@ -1,7 +1,9 @@
 // One session as the page shows it: its turns, the one that is running, and what the other members do.
 //
 // 1. A room keeps its turns' nodes when another session is looked at: answers go on growing there.
-// 2. Membership (WebSocket) brings every turn of the session, also the page's own. A turn that the page reads over the
+// 2. A room that is read again keeps what it shows as it is, draws what it has missed at its place, and lets go of what
+//    the server no longer has.
+// 3. Membership (WebSocket) brings every turn of the session, also the page's own. A turn that the page reads over the
 //    chosen protocol is shown from there; frames that come before its id is known are held until it is.
 
 import { Cut, Failure } from "./failures.js";
@@ -19,6 +21,11 @@ export class Room extends EventTarget {
   #own = null; // {view, turn, hand, keptAt}
   #undecided = [];
   #loading = null;
+  #connection = null; // over which it was joined
+  #count = 0; // of messages, when it was read
+  #stale = false;
+  #catching = new Set();
+  #closed = false;
   loaded = false;
   model = "";
 
@@ -41,37 +48,70 @@ export class Room extends EventTarget {
   }
 
   async #load() {
+    const before = Array.from(this.#views.values()).filter((view) => view.finished);
     const detail = await json(untapped, "GET", `sessions/${encodeURIComponent(this.session_id)}`);
+    if (this.#closed) return detail;
+    if (this.busy) {
+      this.#stale = true; // the page has asked meanwhile: which of these turns is its own is not known
+      return detail;
+    }
     this.model = detail.model;
+    this.#count = detail.message_count;
     this.loaded = true;
-    this.#show(detail, running.of(this.session_id));
+    this.#show(detail, running.of(this.session_id), before);
     if (!this.#own || this.#own.view.turn_id) this.#decide(this.#own?.view);
     return detail;
   }
 
-  #show({ messages, active_turn: active = null }, kept) {
-    const past = new Map();
+  // `before`: those that had ended when this was asked for.
+  #show({ messages, active_turn: active = null }, kept, before) {
+    const turns = new Map();
     for (const { role, text, turn_id } of messages) {
-      if (turn_id === active || turn_id === kept?.turn_id || this.#views.has(turn_id)) continue;
-      const turn = past.get(turn_id) ?? { message: "", text: "", turn_id };
-      past.set(turn_id, turn);
+      const turn = turns.get(turn_id) ?? { message: "", text: "", turn_id };
+      turns.set(turn_id, turn);
       turn[role === "user" ? "message" : "text"] = text;
     }
-    for (const turn of past.values()) this.#add(TurnView.past({ ...turn, retry: (view) => this.#retry(view) }));
-    if (kept && !this.#own) this.#goOn(kept);
+    for (const view of before) {
+      if (turns.has(view.turn_id) && !view.cut) continue;
+      view.node.remove();
+      this.#views.delete(view.turn_id);
+    }
+    if (kept?.turn_id) this.#goOn(kept);
+    let next = null; // from the newest on, as what has no turn (a message that was refused) is older than what was missed
+    for (const turn of Array.from(turns.values()).reverse()) {
+      if (!this.#views.has(turn.turn_id) && turn.turn_id !== active) {
+        const view = TurnView.past({ ...turn, retry: (old) => this.#retry(old) });
+        this.#views.set(turn.turn_id, view);
+        this.node.insertBefore(view.node, next);
+      }
+      next = this.#views.get(turn.turn_id)?.node ?? next;
+    }
+    if (kept && !kept.turn_id) this.#goOn(kept);
     else if (active && !this.#views.has(active)) this.#witness(active, []);
+  }
+
+  // Something may have been missed.
+  reread() {
+    this.#stale = this.busy;
+    if (!this.busy && !this.#closed) this.#changed("stale");
+  }
+
+  // The room is left: whoever comes back reads it again.
+  close() {
+    this.#closed = true;
+    for (const hand of this.#catching) hand.controller?.abort();
   }
 
   // After a reload: with the cursor if the turn's id was known, else with the idempotency key.
   #goOn(kept) {
     const { name } = this.chosen();
-    const view = this.#add(new TurnView({ message: kept.message, protocol: name, retry: (old) => this.#retry(old) }));
+    const view = new TurnView({ message: kept.message, protocol: name, retry: (old) => this.#retry(old) });
     if (kept.turn_id) view.goOn(kept);
+    this.#add(view);
     this.#read(view, kept);
   }
 
   send(message, model_id) {
-    if (model_id) this.model = model_id;
     const { name } = this.chosen();
     const view = this.#add(new TurnView({ message, protocol: name, retry: (old) => this.#retry(old) }));
     this.#read(view, { message, model_id, idempotency_key: randomId() });
@@ -106,6 +146,7 @@ export class Room extends EventTarget {
       })) {
         const known = view.turn_id !== null;
         view.apply(event);
+        if (event.model && !cursor) this.model = event.model;
         if (!known && view.turn_id) this.#decide(view);
         if (performance.now() - own.keptAt > KEEP_MILLISECONDS) this.#keep(own);
       }
@@ -120,6 +161,7 @@ export class Room extends EventTarget {
     running.drop(this.session_id);
     this.#decide(view);
     this.#changed();
+    if (this.#stale) this.reread();
   }
 
   #keep(own) {
@@ -166,7 +208,7 @@ export class Room extends EventTarget {
   #decide(view) {
     if (view?.turn_id) {
       const other = this.#views.get(view.turn_id);
-      if (other !== view) other?.node?.remove(); // the same turn, found in the history after a reload
+      if (other !== view) other?.node?.replaceWith(view.node); // the same turn, found in the history after a reload
       this.#views.set(view.turn_id, view);
     }
     const frames = this.#undecided;
@@ -205,19 +247,28 @@ export class Room extends EventTarget {
   }
 
   async #catchUp(view) {
+    if (this.#closed) return;
     view.foreign = false;
     const protocol = () => this.chosen().transport;
+    const hand = {};
+    this.#catching.add(hand);
     try {
-      for await (const event of events({ cursor: { turn_id: view.turn_id, seq: view.seq }, protocol, hand: {} }))
+      for await (const event of events({ cursor: { turn_id: view.turn_id, seq: view.seq }, protocol, hand }))
         view.apply(event);
     } catch (problem) {
-      view.fail(problem);
+      if (!this.#closed) view.fail(problem);
     }
+    this.#catching.delete(hand);
   }
 
-  // The connection was lost and is back: turns of others may have a gap.
-  rejoined() {
+  // Over a new connection, the turns of others may have a gap, and more may have been missed; the same if the session is
+  // not as it was read just before.
+  async joined({ connection_id, message_count }) {
+    const again = this.#connection !== null && this.#connection !== connection_id;
+    this.#connection = connection_id;
     for (const view of this.#views.values()) if (view.foreign && !view.finished) this.#catchUp(view);
+    await this.#loading?.catch(() => {});
+    if (again || message_count !== this.#count) this.reread();
   }
 
   cleared() {

@@ -90,6 +90,7 @@ export class TurnView {
 
   fail({ code = "internal", message }) {
     this.#finish();
+    this.cut = code === "connection"; // the turn itself may have gone on
     this.trouble?.remove();
     this.trouble = el(
       "div",

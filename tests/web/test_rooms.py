@@ -24,7 +24,7 @@ def test_sessions_are_made_switched_cleared_and_deleted(demo: Any) -> None:
     assert demo.session != first
     demo.until(f"document.querySelector('#session-list button').dataset.session === '{demo.session}'")
     demo.click(f"#session-list [data-session='{first}']")
-    demo.until("document.querySelector('#log .said').innerText === 'First session'")
+    demo.until("document.querySelector('#log .said')?.innerText === 'First session'")
     assert demo.text("#conversation-title") == "First session"
     assert demo.run("document.querySelector('#session-list [aria-current]').dataset.session") == first
     demo.click("#clear-session")
@@ -103,7 +103,7 @@ def test_who_types_is_told_until_they_stop_and_only_where_they_do(visit: Callabl
     one.until(f"{text}.includes('joined')")
     one.until(typing)
     one.click(second)
-    one.until("document.querySelector('#log .said').innerText === 'The other room'")
+    one.until("document.querySelector('#log .said')?.innerText === 'The other room'")
     assert one.text("#presence") == ""
     third.click(second)
     one.until(f"{text}.includes('joined')")

@@ -1,0 +1,175 @@
+"""Sessions that change while nobody looks: what is shown is what the server has, and it stays where it is."""
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from tests.web.test_chat import Cable
+
+QUICK = "demo?chunks=6&rate=200"
+ENDLESS = "demo?chunks=5000&rate=25"
+SAID = "Array.from(document.querySelectorAll('#log .said'), (node) => node.innerText).join()"
+
+
+def told(page: Any, method: str, path: str, **fields: Any) -> Any:
+    """What the server answers to somebody else."""
+    body = f", headers: {{'Content-Type': 'application/json'}}, body: {json.dumps(json.dumps(fields))}"
+    options = f"{{method: '{method}'{body if fields else ''}}}"
+    return page.run(f"fetch('{path}', {options}).then((answer) => answer.text())")
+
+
+def by_another(page: Any, session: str, message: str = "By another") -> None:
+    told(page, "POST", "chat", message=message, session_id=session, model_id=QUICK)
+
+
+def two_sessions(page: Any) -> str:
+    """The first of them; the second is shown."""
+    page.ask("The first", model=QUICK)
+    page.ended()
+    first = str(page.session)
+    page.click("#new-session")
+    page.ask("The second", model=QUICK)
+    page.ended()
+    page.until(f"document.querySelector('[data-session=\"{first}\"]')")
+    return first
+
+
+@pytest.fixture
+def cable(shared_server: Any) -> Iterator[Cable]:
+    opened = Cable(shared_server.port)
+    yield opened
+    opened.close()
+
+
+def test_who_comes_back_sees_what_was_said_and_cleared_meanwhile(demo: Any) -> None:
+    first = two_sessions(demo)
+    second = demo.session
+    by_another(demo, first)
+    demo.click(f"[data-session='{first}']")
+    demo.until(f"{SAID} === 'The first,By another'")
+    told(demo, "POST", f"sessions/{second}/clear")
+    demo.click(f"[data-session='{second}']")
+    demo.until("!document.querySelector('#welcome').hidden")
+    assert demo.run(SAID) == ""
+
+
+def test_a_session_that_was_deleted_meanwhile_is_left_and_not_made_again(demo: Any) -> None:
+    first = two_sessions(demo)
+    told(demo, "DELETE", f"sessions/{first}")
+    demo.run(f"document.querySelector('[data-session=\"{first}\"]').click()")
+    demo.until("document.querySelector('#presence').innerText.includes('no longer')")
+    assert demo.text("#conversation-title") == "New session"
+    demo.ask("Somewhere else", model=QUICK)
+    demo.ended()
+    assert demo.session != first
+    demo.errors.clear()  # the browser logs the 404
+
+
+def test_what_was_missed_while_the_cable_was_cut_comes_where_it_belongs(
+    page: Any, cable: Cable, visit: Callable[[], Any]
+) -> None:
+    other = visit()
+    page.visit(cable.url)
+    page.ask("Mine", model="demo?chunks=900&rate=0")
+    page.ended()
+    page.ask("Refused", model="no-such-model")
+    page.until("document.querySelector('#log .trouble')")
+    page.fill("#model", "half-typed")
+    page.run("window.kept = document.querySelector('#log .turn'); document.querySelector('#log').scrollTop = 40")
+    page.until("document.querySelector('#log').scrollTop === 40")
+    said = page.text("#announcer")
+    cable.cut()
+    page.until("document.querySelector('#connection').dataset.state !== 'open'")
+    by_another(other, page.session)
+    cable.mend()
+    page.connected()
+    page.until(f"{SAID} === 'Mine,Refused,By another'")
+    assert page.run("document.querySelector('#log .turn') === kept")
+    assert page.run("document.querySelector('#log').scrollTop") == 40
+    assert page.text("#announcer") == said
+    assert page.run("document.querySelector('#model').value") == "half-typed"
+
+
+def test_an_answer_that_was_given_up_is_shown_when_the_server_is_back(page: Any, cable: Cable) -> None:
+    page.visit(cable.url)
+    page.ask("Hold the line", model="demo?chunks=60&rate=30")
+    page.begun()
+    cable.cut()
+    page.until("document.querySelector('#log .about').innerText.includes('connection lost')")
+    page.click("#stop")
+    page.until("document.querySelector('#log .trouble')")
+    cable.mend()
+    page.until("!document.querySelector('#log .trouble')")
+    page.ended()
+    assert page.run(SAID) == "Hold the line"
+    assert page.shown() == page.answer()
+
+
+def test_a_server_that_has_forgotten_its_sessions_is_not_spoken_to_as_if_it_had_not(
+    start_server: Callable[..., Any], page: Any
+) -> None:
+    server = start_server("--model", "demo")
+    page.visit(server.url)
+    page.ask("Before", model=QUICK)
+    page.ended()
+    before = page.session
+    server.kill()
+    page.until("document.querySelector('#connection').dataset.state !== 'open'")
+    start_server("--model", "demo", "--port", str(server.port))
+    page.until("document.querySelector('#presence').innerText.includes('no longer')")
+    page.ask("After", model=QUICK)
+    page.ended()
+    assert page.run(SAID) == "After"
+    assert page.session != before
+
+
+@pytest.mark.parametrize("protocol", ["ndjson", "rest"])
+def test_turns_stay_in_their_order_after_coming_back(protocol: str, demo: Any, shared_server: Any) -> None:
+    demo.ask("Mine", protocol, "demo?chunks=30&rate=40")
+    demo.begun(protocol)
+    session = demo.session
+    demo.open(f"{shared_server.url}/docs")
+    active = f"fetch('/sessions/{session}').then((answer) => answer.json()).then((found) => found.active_turn)"
+    demo.until(f"{active}.then((turn) => (window.ended = !turn)) && window.ended")
+    by_another(demo, session)
+    demo.visit(shared_server.url)
+    demo.until(f"{SAID} === 'Mine,By another'")
+    demo.until("!document.querySelector('#log .growing')")
+    assert demo.run(SAID) == "Mine,By another"
+
+
+def test_an_empty_field_shows_the_model_that_answers(demo: Any) -> None:
+    placeholder = "document.querySelector('#model').placeholder"
+    assert demo.until(f"{placeholder} !== 'default' && {placeholder}") == "demo"
+    demo.ask("Hello", model=QUICK)
+    demo.ended()
+    demo.ask("Hello again", model="no-such-model")
+    demo.until("document.querySelector('#log .trouble')")
+    demo.ask("And again", model="")
+    demo.ended(turns=3)
+    assert demo.run(placeholder) == QUICK
+    demo.click("#new-session")
+    assert demo.run(placeholder) == "demo"
+    demo.errors.clear()  # the browser logs the 400
+
+
+def test_rooms_are_let_go_but_not_their_running_answers(demo: Any) -> None:
+    first = two_sessions(demo)
+    demo.run("window.turn = new WeakRef(document.querySelector('#log .turn'))")
+    demo.click(f"[data-session='{first}']")
+    demo.until(f"{SAID} === 'The first'")
+    demo.ask("Go on and on", model=ENDLESS)
+    demo.begun(turns=2)
+    demo.run("window.growing = document.querySelector('#log .turn:last-child')")
+    demo.click("#new-session")
+    demo.call("HeapProfiler.collectGarbage")
+    assert demo.run("turn.deref() === undefined")
+    length = demo.run("growing.textContent.length")
+    demo.until(f"growing.textContent.length > {length}")
+    demo.click(f"[data-session='{first}']")
+    demo.until("growing.isConnected")
+    demo.click("#stop")
+    demo.ended(turns=2)
+    assert demo.shown() == demo.answer()
