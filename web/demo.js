@@ -89,6 +89,7 @@ async function load(entered) {
     const first = detail.messages.find(({ role }) => role === "user");
     if (first && !titles.of(session_id)) titles.keep(session_id, first.text);
     if (room !== entered) return;
+    sessions.show(detail);
     if (!again) {
       notice("");
       showModel();

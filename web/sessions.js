@@ -6,21 +6,24 @@ import { titles } from "./kept.js";
 import { age } from "./text.js";
 
 const PAGE = 30;
+const MOST = 500; // that the server tells at once
 const REFRESH_MILLISECONDS = 10_000; // what others make in other sessions is not told
 
 export class SessionList {
   #current = null;
-  #next = null;
+  #shown = null; // what is known of the session that is shown, which may be older than those of the list
+  #wanted = PAGE;
+  #more = false;
   #sessions = [];
   #asked = 0;
 
   constructor(choose) {
     this.choose = choose;
-    byId("more-sessions").addEventListener("click", () => this.#load(this.#next));
-    setInterval(
-      () => document.visibilityState === "visible" && this.#sessions.length <= PAGE && this.refresh(),
-      REFRESH_MILLISECONDS,
-    );
+    byId("more-sessions").addEventListener("click", () => {
+      this.#wanted = this.#sessions.length + PAGE;
+      this.refresh();
+    });
+    setInterval(() => document.visibilityState === "visible" && this.refresh(), REFRESH_MILLISECONDS);
   }
 
   set current(session_id) {
@@ -28,21 +31,28 @@ export class SessionList {
     this.#draw();
   }
 
-  async refresh() {
-    await this.#load(null);
+  // The session that is shown, as it was read.
+  show(session) {
+    this.#shown = session;
+    this.#draw();
   }
 
-  async #load(before) {
+  // As many as are listed, from the newest on: also those that were older when the list was longer than a page.
+  async refresh() {
     const asked = ++this.#asked;
     try {
-      const page = await json(
-        untapped,
-        "GET",
-        `sessions?limit=${PAGE}${before ? `&before=${encodeURIComponent(before)}` : ""}`,
-      );
-      if (asked !== this.#asked) return; // a later answer is on its way
-      this.#sessions = before ? [...this.#sessions, ...page.sessions] : page.sessions;
-      this.#next = page.next ?? null;
+      const found = new Map(); // one that moves between two pages comes twice
+      let next = null;
+      do {
+        const limit = Math.min(this.#wanted - found.size, MOST);
+        const before = next ? `&before=${encodeURIComponent(next)}` : "";
+        const page = await json(untapped, "GET", `sessions?limit=${limit}${before}`);
+        if (asked !== this.#asked) return; // a later answer is on its way
+        for (const session of page.sessions) found.set(session.session_id, session);
+        next = page.next ?? null;
+      } while (next && found.size < this.#wanted);
+      this.#sessions = Array.from(found.values());
+      this.#more = Boolean(next);
       byId("sessions-note").textContent = this.#sessions.length ? "" : "No sessions yet.";
     } catch (problem) {
       if (asked === this.#asked) byId("sessions-note").textContent = problem.message;
@@ -52,10 +62,13 @@ export class SessionList {
 
   // Rows are kept and changed in place: one that is being pressed, or has the focus, must not go away.
   #draw() {
-    byId("more-sessions").hidden = !this.#next;
+    byId("more-sessions").hidden = !this.#more;
+    const listed = this.#sessions.find(({ session_id }) => session_id === this.#current);
+    if (listed) this.#shown = listed;
+    const older = !listed && this.#current && this.#shown?.session_id === this.#current;
     const list = byId("session-list");
     const rows = new Map(Array.from(list.children, (row) => [row.firstChild.dataset.session, row]));
-    this.#sessions.forEach((session, index) => {
+    [...this.#sessions, ...(older ? [this.#shown] : [])].forEach((session, index) => {
       const row = rows.get(session.session_id) ?? this.#row(session.session_id);
       rows.delete(session.session_id);
       this.#fill(row, session);

@@ -11,6 +11,7 @@ from tests.web.test_chat import Cable
 QUICK = "demo?chunks=6&rate=200"
 ENDLESS = "demo?chunks=5000&rate=25"
 SAID = "Array.from(document.querySelectorAll('#log .said'), (node) => node.innerText).join()"
+CURRENT = "document.querySelector('#session-list [aria-current]')?.dataset.session"
 
 
 def told(page: Any, method: str, path: str, **fields: Any) -> Any:
@@ -173,3 +174,30 @@ def test_rooms_are_let_go_but_not_their_running_answers(demo: Any) -> None:
     demo.click("#stop")
     demo.ended(turns=2)
     assert demo.shown() == demo.answer()
+
+
+def test_older_sessions_and_the_one_that_is_shown_stay_in_the_list(start_server: Callable[..., Any], page: Any) -> None:
+    page.visit(start_server("--model", "demo").url)
+    new = "fetch('sessions/new', {method: 'POST'}).then((answer) => answer.json())"
+    forty = f"Promise.all(Array.from({{length: 40}}, () => {new})).then((made) => made.length)"
+    rows = "document.querySelectorAll('#session-list li').length"
+    oldest = page.run(new)["session_id"]
+    page.run(forty)
+    page.reload()
+    page.until("!document.querySelector('#more-sessions').hidden")
+    assert page.run(rows) == 30
+    page.click("#more-sessions")
+    page.until(f"{rows} === 41")
+    page.click(f"[data-session='{oldest}']")
+    page.until(f"{CURRENT} === '{oldest}'")
+    page.run(forty)
+    page.fill("#model", QUICK)
+    told(page, "POST", f"sessions/{oldest}/clear")  # it becomes the newest, and the list is refreshed
+    page.until(f"document.querySelector('#session-list button').dataset.session === '{oldest}'")
+    assert page.run(rows) == 60
+    page.run(forty)
+    page.run(forty)
+    page.reload()
+    page.until(f"{rows} === 31")
+    assert page.run(CURRENT) == oldest
+    assert page.run("document.querySelector('#session-list li:last-child button').dataset.session") == oldest
