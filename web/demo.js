@@ -132,7 +132,9 @@ async function send(message) {
       tab.session = session_id;
       link.join(session_id);
     } catch (problem) {
-      byId("message").value ||= message;
+      const field = byId("message");
+      field.value = field.value ? `${message}\n\n${field.value}` : message; // something may have been typed meanwhile
+      grow();
       tell(problem);
       return;
     } finally {

@@ -51,3 +51,20 @@ def test_stop_ends_also_what_the_server_has_never_begun(demo: Any) -> None:
     demo.run("WebSocket.prototype.send = said")
     demo.ask("Hello", "websocket", QUICK)
     demo.ended(turns=3)
+
+
+def test_a_first_message_that_is_refused_comes_back_whole_before_what_was_typed_meanwhile(demo: Any) -> None:
+    lines = "One\nTwo\nThree\nFour\nFive"
+    field = "document.querySelector('#message')"
+    demo.fill("#model", "no-such-model")
+    demo.fill("#message", lines)
+    height = demo.run(f"{field}.offsetHeight")
+    demo.press("Enter")
+    demo.until("document.querySelector('#presence').textContent")
+    assert demo.run(f"{field}.value") == lines
+    assert demo.run(f"{field}.offsetHeight") == height
+    demo.run("document.querySelector('#composer').requestSubmit()")
+    demo.type("Six")
+    demo.until(f"{field}.value.includes('One') && !document.querySelector('#send').disabled")
+    assert demo.run(f"{field}.value") == f"{lines}\n\nSix"
+    demo.errors.clear()  # the browser logs the 400
