@@ -9,40 +9,41 @@ import { standalone } from "./drawing.js";
 const ROW_PIXELS = 30;
 const MOST_FRAMES = 600;
 const DROPPED_AT_ONCE = 200;
-const FLOOD_MILLISECONDS = 300;
 const PREVIEW_BYTES = 160;
+const MOST_ANIMATED = 10; // of the frames that come at once
+
+const framesOf = new WeakMap(); // of rows: also the frame of a row that is still shown when the frame is not kept any more
 
 export class Wire {
   #frames = Object.fromEntries(Object.keys(PROTOCOLS).map((name) => [name, []]));
   #sums = Object.fromEntries(Object.keys(PROTOCOLS).map((name) => [name, { in: 0, out: 0, frames: 0 }]));
   #zero = Object.fromEntries(Object.keys(PROTOCOLS).map((name) => [name, null]));
   #protocol = "ndjson";
-  #chosen = -1;
+  #chosen = null; // a row
   #hex = false;
   #atEnd = true;
-  #drawn = 0;
+  #drawn = 0; // frames, also those that are no longer kept
   #waiting = false;
+  #width = 0;
+  #shown = false;
 
   constructor() {
     this.list = byId("frames");
     this.drawing = byId("sequence");
     this.scroll = byId("wire-scroll");
-    this.list.addEventListener("click", (click) =>
-      this.#choose(Array.from(this.list.children).indexOf(click.target.closest("li"))),
-    );
+    this.list.addEventListener("click", ({ target }) => this.#choose(target.closest("li")));
     this.list.addEventListener("keydown", (key) => this.#onKey(key));
     this.scroll.addEventListener("scroll", () => {
       this.#atEnd = this.scroll.scrollTop + this.scroll.clientHeight > this.scroll.scrollHeight - ROW_PIXELS;
     });
-    let width = 0;
-    new ResizeObserver(([{ contentRect }]) => {
-      if (contentRect.width && contentRect.width !== width) this.#redraw();
-      width = contentRect.width || width;
-    }).observe(this.list);
+    // Of the drawing: the list is also made narrower by a scroll bar, which changes nothing here.
+    new ResizeObserver(([{ contentRect }]) => this.#resized(contentRect.width)).observe(this.drawing);
     for (const radio of document.querySelectorAll('input[name="bytes"]')) {
       radio.addEventListener("change", () => {
         this.#hex = radio.value === "hex" && radio.checked;
-        this.#redraw();
+        for (const row of this.list.children) row.lastChild.textContent = this.#preview(framesOf.get(row));
+        const told = this.#chosen ?? this.list.lastChild;
+        if (told) this.#tell(framesOf.get(told));
       });
     }
     byId("clear-wire").addEventListener("click", () => {
@@ -62,21 +63,16 @@ export class Wire {
       const frames = this.#frames[protocol];
       this.#zero[protocol] ??= performance.now();
       const whole = frame.bytes.length + (frame.framing ?? 0);
-      frames.push({ ...frame, at: performance.now() - this.#zero[protocol], size: whole });
+      const number = this.#sums[protocol].frames;
+      frames.push({ ...frame, number, at: performance.now() - this.#zero[protocol], size: whole });
       this.#sums[protocol].frames += 1;
       this.#sums[protocol][frame.direction] += whole;
-      if (frames.length > MOST_FRAMES) {
-        frames.splice(0, DROPPED_AT_ONCE);
-        if (protocol === this.#protocol) this.#drawn = Infinity;
-      }
-      if (protocol !== this.#protocol || this.#waiting) return;
+      if (frames.length > MOST_FRAMES) frames.splice(0, DROPPED_AT_ONCE);
+      if (protocol !== this.#protocol || this.#waiting || !this.#shown) return;
       this.#waiting = true;
-      const flood = this.#drawn > frames.length; // all of the list is drawn anew: not at every picture
-      const later = flood ? (act) => setTimeout(act, FLOOD_MILLISECONDS) : requestAnimationFrame;
-      later(() => {
+      requestAnimationFrame(() => {
         this.#waiting = false;
-        if (this.#drawn > this.#frames[this.#protocol].length) this.#redraw();
-        else this.#draw(true);
+        this.#draw(true);
       });
     };
   }
@@ -92,55 +88,85 @@ export class Wire {
     this.#redraw();
   }
 
+  // Nothing is drawn while the pane is not shown; then, what has come meanwhile.
+  #resized(width) {
+    const wasShown = this.#shown;
+    this.#shown = width > 0;
+    if (!this.#shown) return;
+    if (width !== this.#width) {
+      this.#width = width;
+      this.#redraw();
+    } else if (!wasShown) this.#draw(false);
+  }
+
   #redraw() {
-    this.#chosen = -1;
+    this.#forget();
     this.#drawn = 0;
     this.#atEnd = true;
     byId("frame").hidden = true;
     this.list.replaceChildren();
-    this.list.removeAttribute("aria-activedescendant");
-    this.drawing.replaceChildren();
+    this.arrows = svg("g");
+    this.drawing.replaceChildren(
+      svg("line", { class: "life", x1: 10, x2: 10, y1: 0 }),
+      svg("line", { class: "life", x1: this.#width - 10, x2: this.#width - 10, y1: 0 }),
+      this.arrows,
+    );
     this.#draw(false);
   }
 
   // What has come since the last time.
   #draw(isNew) {
-    const frames = this.#frames[this.#protocol];
-    const fresh = frames.slice(this.#drawn);
-    const width = this.drawing.clientWidth || 150;
-    const height = frames.length * ROW_PIXELS;
-    if (!this.drawing.firstChild) {
-      this.drawing.append(
-        svg("line", { class: "life", x1: 10, x2: 10, y1: 0 }),
-        svg("line", { class: "life", x1: width - 10, x2: width - 10, y1: 0 }),
-      );
-    }
-    this.drawing.setAttribute("height", height);
-    this.drawing.setAttribute("viewBox", `0 0 ${width} ${Math.max(height, 1)}`);
-    for (const life of [this.drawing.childNodes[0], this.drawing.childNodes[1]]) life.setAttribute("y2", height);
-    this.list.append(...fresh.map((frame, index) => this.#row(frame, this.#drawn + index)));
-    this.drawing.append(...fresh.map((frame, index) => arrow(frame, this.#drawn + index, width, isNew)));
-    this.#drawn = frames.length;
     this.#sum();
-    if (this.#chosen < 0 && frames.length) this.#tell(frames.at(-1));
+    if (!this.#shown) return;
+    const frames = this.#frames[this.#protocol];
+    const fresh = frames.filter(({ number }) => number >= this.#drawn);
+    const height = frames.length * ROW_PIXELS;
+    const top = this.#atEnd ? 0 : this.scroll.scrollTop;
+    const dropped = this.#drop(frames[0]?.number ?? 0);
+    this.drawing.setAttribute("height", height);
+    this.drawing.setAttribute("viewBox", `0 0 ${this.#width} ${Math.max(height, 1)}`);
+    for (const life of this.drawing.querySelectorAll(".life")) life.setAttribute("y2", height);
+    this.list.append(...fresh.map((frame) => this.#row(frame)));
+    this.arrows.append(...fresh.map((frame) => arrow(frame, this.#width, isNew && fresh.length <= MOST_ANIMATED)));
+    this.#drawn = this.#sums[this.#protocol].frames;
+    if (!this.#chosen && frames.length) this.#tell(frames.at(-1));
     if (this.#atEnd) this.scroll.scrollTop = this.scroll.scrollHeight;
+    else if (dropped) this.scroll.scrollTop = top - dropped * ROW_PIXELS;
   }
 
-  #row(frame, index) {
-    const preview = this.#hex ? hexLine(frame.bytes, 24) : glimpse(frame.bytes.subarray(0, PREVIEW_BYTES));
+  // The rows and arrows before the first frame that is kept go, and all others stay as they are.
+  #drop(first) {
+    let dropped = 0;
+    for (; framesOf.get(this.list.firstChild)?.number < first; dropped += 1) {
+      if (this.#chosen === this.list.firstChild) this.#forget();
+      this.list.firstChild.remove();
+      this.arrows.firstChild.remove();
+    }
+    this.arrows.setAttribute("transform", `translate(0 ${-first * ROW_PIXELS})`);
+    return dropped;
+  }
+
+  #row(frame) {
     const way = frame.direction === "out" ? "sent" : "received";
-    return el(
+    const row = el(
       "li",
       {
         role: "option",
-        id: `frame-${index}`,
+        id: `frame-${frame.number}`,
         "aria-selected": "false",
         "aria-label": `${frame.label}, ${way}, ${size(frame.size)}, at ${duration(frame.at)}`,
       },
       el("span", { class: "at" }, duration(frame.at)),
       el("span", { class: "size" }, frame.size ? size(frame.size) : "–"),
-      el("code", {}, preview || (frame.head ?? "").split("\n")[0]),
+      el("code", {}, this.#preview(frame)),
     );
+    framesOf.set(row, frame);
+    return row;
+  }
+
+  #preview({ bytes, head }) {
+    const preview = this.#hex ? hexLine(bytes, 24) : glimpse(bytes.subarray(0, PREVIEW_BYTES));
+    return preview || (head ?? "").split("\n")[0];
   }
 
   // Also of the frames that are no longer listed.
@@ -153,15 +179,20 @@ export class Wire {
     byId("wire-sums").textContent = frames ? sums : `${label}. ${says}`;
   }
 
-  #choose(index) {
-    const row = this.list.children[index];
+  #choose(row) {
     if (!row) return;
-    this.list.children[this.#chosen]?.setAttribute("aria-selected", "false");
-    this.#chosen = index;
+    this.#forget();
+    this.#chosen = row;
     row.setAttribute("aria-selected", "true");
     this.list.setAttribute("aria-activedescendant", row.id);
     row.scrollIntoView({ block: "nearest" });
-    this.#tell(this.#frames[this.#protocol][index]);
+    this.#tell(framesOf.get(row));
+  }
+
+  #forget() {
+    this.#chosen?.setAttribute("aria-selected", "false");
+    this.#chosen = null;
+    this.list.removeAttribute("aria-activedescendant");
   }
 
   // The frame's bytes below the list: of the newest frame until one is chosen.
@@ -182,11 +213,11 @@ export class Wire {
   }
 
   #onKey(key) {
-    const last = this.list.children.length - 1;
+    const { firstChild: first, lastChild: last } = this.list;
     const to = {
-      ArrowDown: Math.min(this.#chosen + 1, last),
-      ArrowUp: Math.max(this.#chosen - 1, 0),
-      Home: 0,
+      ArrowDown: this.#chosen ? (this.#chosen.nextSibling ?? last) : first,
+      ArrowUp: this.#chosen?.previousSibling ?? first,
+      Home: first,
       End: last,
     }[key.key];
     if (to === undefined) return;
@@ -200,8 +231,8 @@ export class Wire {
   }
 }
 
-function arrow(frame, index, width, isNew) {
-  const y = index * ROW_PIXELS + 21;
+function arrow(frame, width, isNew) {
+  const y = frame.number * ROW_PIXELS + 21; // the group that it is in is moved up by the frames that were dropped
   const out = frame.direction === "out";
   const [from, to] = out ? [10, width - 10] : [width - 10, 10];
   const tip = out ? -7 : 7;

@@ -27,7 +27,7 @@ def test_an_answer_grows_over_every_protocol_and_its_frames_are_drawn(demo: Any)
         frames = demo.until(
             f"(count => count >= {least} && count)(document.querySelector('#frames').childElementCount)"
         )
-        assert demo.run("document.querySelectorAll('#sequence g').length") == frames
+        assert demo.run("document.querySelectorAll('#sequence g g').length") == frames
         assert demo.run("document.querySelectorAll('#sequence g.out').length") >= 1
 
 
