@@ -1,9 +1,8 @@
 // The race: one prompt on all five protocols at once, as lanes on a time axis, with the figures in a table.
 
 import { announce } from "./announcer.js";
-import { acknowledge, byId, copyText, el, randomId, saveFile, svg } from "./dom.js";
+import { acknowledge, address, byId, copyText, el, randomId, saveFile, svg } from "./dom.js";
 import { standalone } from "./drawing.js";
-import { json, untapped } from "./http.js";
 import { PROTOCOLS } from "./protocols.js";
 import { duration, encode, size } from "./text.js";
 import { events } from "./turn.js";
@@ -32,6 +31,7 @@ export class Race {
     );
     byId("race-save").addEventListener("click", () => saveFile("fivewire-race.svg", "image/svg+xml", this.#saved()));
     matchMedia("(max-width: 700px)").addEventListener("change", () => this.#draw());
+    window.addEventListener("pagehide", () => this.#running && this.#lanes.forEach((lane) => lane.close()));
     this.#reset();
     this.#draw();
   }
@@ -68,7 +68,8 @@ export class Race {
 
   #judge() {
     const broken = this.#lanes.filter((lane) => lane.problem);
-    if (broken.length === this.#lanes.length) return this.#note(`${broken[0].problem} The race did not start.`);
+    if (broken.length === this.#lanes.length && this.#lanes.every((lane) => lane.first === null))
+      return this.#note(`${broken[0].problem} The race did not start.`);
     const answers = new Set(this.#lanes.map((lane) => lane.text));
     if (broken.length) this.#note(broken.map((lane) => `${lane.label}: ${lane.problem}`).join(" "));
     else if (answers.size > 1) this.#note("The answers differ: this model does not give the same answer twice.");
@@ -221,7 +222,9 @@ class Lane {
   // The session was for the race only.
   close() {
     this.transport.link?.close();
-    if (this.session_id) json(untapped, "DELETE", `sessions/${encodeURIComponent(this.session_id)}`).catch(() => {});
+    if (!this.session_id) return;
+    const path = `sessions/${encodeURIComponent(this.session_id)}`;
+    fetch(address(path), { method: "DELETE", keepalive: true }).catch(() => {}); // also when the page is left
   }
 
   figures() {
@@ -236,14 +239,14 @@ class Lane {
         received ? size(received + sent) : "–",
         "–",
       ];
-    const overhead = (received - encode(this.text).length) / Math.max(1, this.ticks.length);
+    const overhead = (received - encode(this.text).length) / this.ticks.length;
     return [
       this.label,
       this.first === null ? "–" : duration(this.first),
       duration(this.total),
       String(this.ticks.length),
       size(received + sent),
-      size(Math.round(overhead)),
+      this.ticks.length ? size(Math.round(overhead)) : "–",
     ];
   }
 
