@@ -218,7 +218,7 @@ function pane(name) {
 }
 
 function view() {
-  const name = location.hash === "#race" ? "race" : "chat";
+  const name = location.hash.startsWith("#race") ? "race" : "chat";
   document.body.dataset.view = name;
   byId("chat").hidden = name !== "chat";
   byId("race").hidden = name !== "race";

@@ -29,6 +29,16 @@ def test_the_keyboard_alone_is_enough(demo: Any) -> None:
     assert {"protocol", "model", "send", "frames", "new-session", "delete-session", "log"} <= reached
 
 
+def test_in_the_race_one_skips_to_its_prompt(demo: Any) -> None:
+    demo.run("location.hash = 'race'")
+    demo.until("!document.querySelector('#race').hidden")
+    demo.focus(".brand")
+    demo.press("Tab", shift=True)
+    demo.press("Enter")
+    demo.until("document.activeElement.id === 'race-prompt'")
+    assert demo.run("document.body.dataset.view") == "race"
+
+
 @pytest.mark.parametrize("width,height", [(375, 667), (1280, 600)])
 def test_the_welcome_is_shown_from_its_beginning(width: int, height: int, demo: Any) -> None:
     demo.size(width, height)
