@@ -4,7 +4,9 @@
 //    understood is shown as it was written.
 // 2. A line tells what it begins, with no need of a blank line before it. Where models write otherwise than CommonMark
 //    asks (lists and fences that are indented too little or too much), it is what they mean that is shown.
-// 3. While an answer grows, only its last blocks change: `Answer` keeps the nodes of those that did not.
+// 3. Each block has the direction of its own text. A list's and a quote's marks stand at its side, so theirs is that of
+//    what they begin with.
+// 4. While an answer grows, only its last blocks change: `Answer` keeps the nodes of those that did not.
 
 import { el } from "./dom.js";
 import { inline } from "./inline.js";
@@ -33,6 +35,7 @@ const QUOTE = /^ {0,3}> ?/;
 const ITEM = /^\s*([-*+]|\d{1,3}[.)])(\s+)(.*)/; // a line that begins with a year is no item
 const DELIMITER = /^(?=.*-)(?=.*\|)[\s|:-]+$/; // of a table, also while it comes
 const DEEPEST = 8;
+const AUTO = { dir: "auto" };
 
 // Blocks as source texts.
 function blocks(text) {
@@ -150,7 +153,7 @@ const RENDERERS = {
     const [, marks, words] = HEADING.exec(line);
     return el(
       `h${Math.min(marks.length + 2, 6)}`,
-      {},
+      AUTO,
       ...inline(
         words
           .trim()
@@ -160,31 +163,28 @@ const RENDERERS = {
     );
   },
   rule: () => el("hr"),
-  quote: (lines, depth) =>
-    el(
-      "blockquote",
-      {},
-      ...nested(
-        lines.map((line) => line.replace(QUOTE, "")),
-        depth,
-      ),
-    ),
+  quote(lines, depth) {
+    const words = lines.map((line) => line.replace(QUOTE, ""));
+    const node = el("blockquote", AUTO, ...nested(words, depth));
+    node.firstElementChild?.removeAttribute("dir"); // or it would not count for the quote's
+    return node;
+  },
   list(lines, depth) {
     const start = parseInt(ITEM.exec(lines[0])[1], 10);
     const items = listAt(lines, 0).items.map((item) => listItem(item, depth));
-    return Number.isNaN(start) ? el("ul", {}, ...items) : el("ol", { start: start === 1 ? null : start }, ...items);
+    return Number.isNaN(start) ? el("ul", AUTO, ...items) : el("ol", { ...AUTO, start: start === 1 ? null : start }, ...items);
   },
   table([head, delimiter, ...rows]) {
     const sides = cells(delimiter).map((rule) => rule.endsWith(":") && (rule.startsWith(":") ? "center" : "right"));
     const row = (line, tag) =>
-      el("tr", {}, ...cells(line).map((cell, index) => el(tag, { class: sides[index] }, ...inline(cell))));
+      el("tr", {}, ...cells(line).map((cell, index) => el(tag, { ...AUTO, class: sides[index] }, ...inline(cell))));
     return el(
       "div",
       { class: "table", tabindex: 0 },
       el("table", {}, el("thead", {}, row(head, "th")), el("tbody", {}, ...rows.map((line) => row(line, "td")))),
     );
   },
-  paragraph: (lines) => el("p", {}, ...lines.flatMap(withBreak)),
+  paragraph: (lines) => el("p", AUTO, ...lines.flatMap(withBreak)),
 };
 
 function nested(lines, depth) {

@@ -194,21 +194,50 @@ def test_markdown_becomes_nodes_and_the_same_when_it_grows(text: str, html: str,
         f"""(async () => {{
             const {{Answer}} = await import("/web/markdown.js");
             const text = {json.dumps(text)};
+            const html = (node) => node.innerHTML.replaceAll(' dir="auto"', "");
             const whole = (part) => {{
                 const node = document.createElement("div");
                 new Answer(node).show(part);
-                return node.innerHTML;
+                return html(node);
             }};
             const grown = new Answer(document.createElement("div"));
             const wrong = [];
             for (let end = 1; end <= text.length; end += 1) {{
                 grown.show(text.slice(0, end));
-                if (grown.node.innerHTML !== whole(text.slice(0, end))) wrong.push(text.slice(0, end));
+                if (html(grown.node) !== whole(text.slice(0, end))) wrong.push(text.slice(0, end));
             }}
             return [whole(text), wrong];
         }})()"""
     )
     assert shown == [html, []]
+
+
+@pytest.mark.parametrize(
+    "text,selector",
+    [
+        ("ARABIC\n\nHello", "p"),
+        ("# ARABIC\n# Hello", "h3"),
+        ("- ARABIC\n- b\n\n1. Hello", "ul, ol"),
+        ("> ARABIC\n\nand\n> - Hello", "blockquote"),
+        ("> - ARABIC\n\n- Hello", "li"),
+        ("| ARABIC | Hello |\n|---|---|", "th"),
+        ("| a |\n|---|\n| ARABIC |\n| Hello |", "td"),
+    ],
+)
+def test_a_block_has_the_direction_of_its_text(text: str, selector: str, modules: Any) -> None:
+    directions = modules.run(
+        f"""(async () => {{
+            const {{Answer}} = await import("/web/markdown.js");
+            const node = document.createElement("div");
+            document.body.append(node);
+            new Answer(node).show({json.dumps(text.replace("ARABIC", "مرحبا، Python"))});
+            const blocks = Array.from(node.querySelectorAll("{selector}"));
+            const directions = blocks.map((block) => getComputedStyle(block).direction);
+            node.remove();
+            return directions;
+        }})()"""
+    )
+    assert directions == ["rtl", "ltr"]
 
 
 def test_markdown_that_means_no_good_takes_no_time(modules: Any) -> None:
