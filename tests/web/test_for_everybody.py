@@ -172,13 +172,23 @@ def test_everything_that_can_be_used_has_a_name(view: str, demo: Any, shared_ser
 def test_nothing_is_wider_than_the_screen(demo: Any, shared_server: Any) -> None:
     demo.ask("A-very-long-word-" * 20, model=QUICK)
     demo.ended()
-    widths = (320, 375, 768, 1024, 1280, 1920)
+    widths = (320, 375, 768, 901, 1000, 1080, 1081, 1280, 1920)
     too_wide = "document.documentElement.scrollWidth > innerWidth"
+    overflows = """["#sessions", "#conversation", "#composer", "#wire"].filter((name) => {
+        const node = document.querySelector(name);
+        return node.scrollWidth > node.clientWidth;
+    })"""
+    narrow = """Object.entries({"#protocol": 100, "#model": 60, "#send": 50}).filter(([name, least]) => {
+        const {width} = document.querySelector(name).getBoundingClientRect();
+        return width && width < least;
+    })"""
     for width in widths:
         demo.size(width, 720)
         for pane in ("sessions", "conversation", "wire"):
             demo.run(f"document.querySelector('.panes [data-pane={pane}]').click()")
             assert not demo.run(too_wide), (width, pane)
+            assert demo.run(overflows) == [], (width, pane)
+            assert demo.run(narrow) == [], (width, pane)
         demo.run("location.hash = 'race'")
         demo.until("!document.querySelector('#race').hidden")
         assert not demo.run(too_wide), (width, "race")
