@@ -214,7 +214,6 @@ function pane(name) {
   document.body.dataset.pane = name;
   for (const button of document.querySelectorAll(".panes button"))
     button.setAttribute("aria-pressed", String(button.dataset.pane === name));
-  if (name === "wire") wire.show(protocol);
 }
 
 function view() {

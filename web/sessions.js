@@ -78,7 +78,7 @@ export class SessionList {
   }
 
   #row(session_id) {
-    const parts = ["title", "age", "more"].map((name) => el("span", { class: name }));
+    const parts = ["title", "age", "more"].map((name) => el("span", { class: name, dir: "auto" }));
     return el(
       "li",
       {},

@@ -25,7 +25,7 @@ export class TurnView {
   constructor({ message, protocol = null, retry = null }) {
     this.message = message;
     this.retry = retry;
-    this.said = el("p", { class: "said" }, message);
+    this.said = el("p", { class: "said", dir: "auto" }, message);
     this.prose = el("div", { class: "prose" });
     this.about = el("div", { class: "about" });
     this.answer = el("div", { class: "answer growing", role: "group", "aria-label": "Answer" }, this.prose, this.about);
