@@ -211,7 +211,7 @@ def test_what_was_not_our_doing_is_told(shared_server: Any, terminal: Callable[.
 def test_an_answer_stays_in_its_session(shared_server: Any, terminal: Callable[..., Terminal]) -> None:
     url = shared_server.url
     with stream(url, {"message": "long", "session_id": "stays", "model_id": LONG}):
-        screen = terminal("--server", url, "--session", "other", "--model", QUICK)
+        screen = terminal("--server", url, "--session", "stays-not", "--model", QUICK)
         screen.wait("The session is new")
         screen.keys("/switch stays", ENTER)
         screen.wait("Session stays")
