@@ -36,8 +36,6 @@ def test_a_message_goes_where_the_commands_before_it_lead(
     screen.wait("You › /switch nowhere", "Waiting › there")
     slow.let_go()
     screen.wait("There is no session 'nowhere'", "1 waiting message was not sent; the Up key recalls it:\n  › there")
-    screen.keys("/connect http://127.0.0.1:9", ENTER, "elsewhere", ENTER)
-    screen.wait("Staying with sse", "  › elsewhere")
     assert said(url, "lead-b") == ["hi", "here"]
 
 
