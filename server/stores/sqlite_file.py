@@ -102,10 +102,14 @@ class DatabaseFile:
         except (OSError, sqlite3.Error) as error:
             raise StoreRefused(f"{self.path} cannot be used: {_sentence(error)}") from error
 
-    def check_there(self) -> None:
-        """FileNotFoundError if the file was moved or removed: SQLite would go on writing to one that has no name."""
-        if not (self._place.exists() and os.path.samestat(self._place.stat(), self._claimed)):
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self.path))
+    def is_there(self) -> bool:
+        """Not if it was moved or removed: SQLite would go on writing to a file that has no name."""
+        try:
+            return os.path.samestat(self._place.stat(), self._claimed)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError:
+            return True  # nobody can tell from here: writing to it will
 
     def connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(

@@ -215,10 +215,8 @@ class Writer:
         while not any(type(write) is Stop for write in writes):
             writes = self._next()
             told: Told = []
-            error = self._missing()
-            count = 0
-            if error is None:
-                count, error = self._write(writes, told)
+            missing = self._missing()
+            count, error = (0, missing) if missing else self._write(writes, told)
             self._committed_at = time.monotonic()
             self._judge(error)
             self.owed = self._refuse(writes[count:], told)  # at once: a reader sees the old ones until then
@@ -251,15 +249,11 @@ class Writer:
             self._call_back(told)
         return [*self.owed, Probe()]
 
-    def _missing(self) -> Exception | None:
+    def _missing(self) -> FileNotFoundError | None:
         if self.trouble is None and time.monotonic() < self._looked_at + LOOK_SECONDS:
             return None
         self._looked_at = time.monotonic()
-        try:
-            self._file.check_there()
-        except FileNotFoundError as error:
-            return error
-        return None
+        return None if self._file.is_there() else FileNotFoundError(f"no file {self._file.path}")
 
     def _write(self, writes: Sequence[Write], told: Told) -> tuple[int, Exception | None]:
         """Write them together or, if one of them is to blame, each for itself: how many were dealt with before the

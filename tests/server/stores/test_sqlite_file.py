@@ -19,7 +19,7 @@ from proto.answers import HistoryMessage
 from proto.events import Error
 from server.stores import INTERRUPTED, Key, SavedSession, SavedTurn, StoreRefused
 from server.stores.sqlite import SqliteStore
-from server.stores.sqlite_file import APPLICATION_ID, MIGRATIONS, VERSION
+from server.stores.sqlite_file import APPLICATION_ID, MIGRATIONS, VERSION, DatabaseFile
 
 VERSION_1 = f"""
 CREATE TABLE sessions (
@@ -163,6 +163,25 @@ def test_the_log_of_a_file_that_was_removed_is_not_worked_into_a_new_one(
     kept.rename(log)
     with_store(SqliteStore(path), read)
     with_store(SqliteStore(path), again)
+
+
+def test_a_folder_that_may_not_be_looked_into_is_no_removed_file(path: Path) -> None:
+    file, root = DatabaseFile(path), os.geteuid() == 0
+    file.claim()
+    path.parent.chmod(0)
+    try:
+        if root:
+            os.seteuid(65534)
+        with pytest.raises(PermissionError):
+            path.stat()
+        assert file.is_there()
+    finally:
+        if root:
+            os.seteuid(0)
+        path.parent.chmod(0o700)
+    path.unlink()
+    assert not file.is_there()
+    file.release()
 
 
 def test_an_empty_file_is_a_new_one(path: Path, with_store: Any) -> None:
