@@ -2,12 +2,12 @@
 
 1. A word is a NamedTuple: immutable, and several times cheaper to make than a frozen dataclass, which counts
    where one is made per chunk.
-2. `tagged` and, for chunks alone, what `chunk_maker` makes are the only JSON encoders of events: NDJSON, SSE and
-   WebSocket carry the same objects, the last with other names for two of them.
+2. `tagged` and, for the chunks of running turns, what `chunk_framer` makes are the only JSON encoders of events:
+   NDJSON, SSE and WebSocket carry the same objects, the last with other names for two of them.
 3. Reading is lenient: unknown fields and unknown types are ignored, that is how the contract grows.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from json.encoder import encode_basestring as quote
 from types import NoneType
@@ -162,26 +162,39 @@ def tagged(kind: str, word: Any, **more: Any) -> str:
 
 def as_json(event: Event | Heartbeat) -> str:
     """An event as JSON text."""
-    if type(event) is Chunk:
-        return chunk_json(*event)
     return tagged(NAMES[type(event)], event)
 
 
-def chunk_maker(before: str = "", after: str = "") -> Callable[[str, int, bool, str, str, int], str]:
-    """A function that makes JSON of a chunk's fields, with what a codec puts around it. That is source of a format
-    string, in which `{turn_id}` and `{seq}` may stand. The function is called once per chunk and framing, often without
-    a `Chunk`: one call and one format string for all."""
+ChunkFramer = Callable[[str, str, int, str], bytes]
+NUMBERS = [str(number) for number in range(2048)]  # to format one takes several times as long as to look it up
+
+
+def chunk_framer(before: str, after: str, heads: Sequence[bytes], framed: Callable[[bytes], bytes]) -> ChunkFramer:
+    """A function of turn_id, text, seq and timestamp that makes the frame of a chunk that is not the last. A codec puts
+    `before` and `after` around its JSON (`before` is source of a format string, in which `{turn_id}` and `{seq}` may
+    stand) and frames that with `framed`, or with one of its `heads` where it is short: there is one for each size.
+
+    The hot path: it runs once per chunk and framing. Therefore one call, one format string, and no `Chunk`."""
     form = (
-        f'{before}{{{{"type":"chunk","text":{{quote(text)}},"chunk_number":{{number}},"is_final":'
-        f'{{"true" if final else "false"}},"timestamp":"{{timestamp}}","turn_id":"{{turn_id}}","seq":{{seq}}}}}}{after}'
+        f'{before}{{{{"type":"chunk","text":{{quote(text)}},"chunk_number":{{number}},"is_final":false,'
+        f'"timestamp":"{{timestamp}}","turn_id":"{{turn_id}}","seq":{{seq}}}}}}{after}'
     )
-    maker: Callable[[str, int, bool, str, str, int], str] = eval(
-        f"lambda text, number, final, timestamp, turn_id, seq: f{form!r}", {"quote": quote}
-    )
-    return maker
-
-
-chunk_json = chunk_maker()
+    source = f"""
+def framer(turn_id, text, seq, timestamp):
+    if seq < {len(NUMBERS)}:
+        number, seq = NUMBERS[seq - {HEAD_EVENTS}], NUMBERS[seq]
+    else:
+        number = seq - {HEAD_EVENTS}
+    data = f{form!r}.encode()
+    try:
+        return heads[len(data)] + data
+    except IndexError:
+        return framed(data)
+"""
+    names: dict[str, Any] = {"quote": quote, "NUMBERS": NUMBERS, "heads": heads, "framed": framed}
+    exec(source, names)
+    framer: ChunkFramer = names["framer"]
+    return framer
 
 
 def from_dict(fields: Mapping[str, Any]) -> Event | Heartbeat | None:

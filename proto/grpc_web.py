@@ -62,16 +62,8 @@ def _prefix(size: int, flags: int = 0) -> bytes:
     return b"%c%b" % (flags, size.to_bytes(4))
 
 
-# Of short messages, as Latin-1: to put bytes together as text is the fastest way.
-_PREFIXES = [_prefix(size).decode("latin-1") for size in range(1024)]
-
-
-def text_frame(payload: str) -> bytes:
-    """A message that was put together as Latin-1."""
-    size = len(payload)
-    if size < len(_PREFIXES):
-        return f"{_PREFIXES[size]}{payload}".encode("latin-1")
-    return frame(payload.encode("latin-1"))
+# What stands before short messages, by their size.
+SHORT_PREFIXES = [_prefix(size) for size in range(1024)]
 
 
 def frame(payload: bytes, flags: int = 0) -> bytes:

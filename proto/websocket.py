@@ -316,16 +316,14 @@ def _head(first: int, size: int) -> bytes:
     return b"%c\x7f%b" % (first, size.to_bytes(8, "big"))
 
 
-# Of short text frames, as Latin-1: to put bytes together as text is the fastest way.
-_HEADS = [_head(0x80 | TEXT, size).decode("latin-1") for size in range(COMPRESS_FROM_BYTES)]
+# Of text frames that are too short to be compressed, by the size of the text.
+SHORT_HEADS = [_head(0x80 | TEXT, size) for size in range(COMPRESS_FROM_BYTES)]
 
 
 def text_frame(text: str, window_bits: int = 0) -> bytes:
-    """A server's frame of a text. The hot path: once per chunk."""
-    size = len(text)
-    if size < COMPRESS_FROM_BYTES and text.isascii():
-        return f"{_HEADS[size]}{text}".encode("latin-1")
-    return frame(text.encode(), window_bits)
+    """A server's frame of a text."""
+    data = text.encode()
+    return SHORT_HEADS[len(data)] + data if len(data) < COMPRESS_FROM_BYTES else frame(data, window_bits)
 
 
 def frame(payload: bytes, window_bits: int = 0, opcode: int = TEXT) -> bytes:

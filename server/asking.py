@@ -203,7 +203,7 @@ class Asking:
         end = outcome if isinstance(outcome, End) else None
         error = outcome if isinstance(outcome, ChatError) else None
         if end is not None:
-            turn.chunk(end.text if end.text.isascii() else well_formed(end.text), final=True)
+            turn.last_chunk(end.text if end.text.isascii() else well_formed(end.text))
             if self._desk.settings.verbose:
                 self._tell_chunk(len(end.text))
         turn.said_all()

@@ -9,7 +9,7 @@ import asyncio
 
 from aiohttp import web
 
-from proto.events import Event, chunk_maker
+from proto.events import ChunkFramer, Event, chunk_framer
 from server.http_protocol import STREAMED, HttpProtocol, Sink
 from server.lane import Follower, Framing
 from server.reply import Reply
@@ -22,8 +22,6 @@ STREAM_FIELDS = {
     "X-Content-Type-Options": "nosniff",
 }
 LAST_CHUNK = b"0\r\n\r\n"
-# The first lines of chunks of the usual sizes: to format the number takes longer than the rest.
-_SIZES = [f"{size:x}\r\n" for size in range(1024)]
 
 
 class BodyFraming(Framing):
@@ -38,17 +36,10 @@ class BodyFraming(Framing):
 
 
 class TextFraming(BodyFraming):
-    """One whose events are text: whoever frames a chunk further does so before it becomes bytes, in four fifths of the
-    time."""
+    """One whose events are lines of text."""
 
     start = ""  # of an event's text, before its JSON
     end: str
-
-    def __init__(self) -> None:
-        self._text_of = chunk_maker(self.start, self.end)
-
-    def chunk(self, turn: Turn, text: str, number: int, final: bool, timestamp: str, seq: int) -> bytes:
-        return self._text_of(text, number, final, timestamp, turn.id, seq).encode()
 
 
 class Chunked(BodyFraming):
@@ -76,19 +67,23 @@ class ChunkedText(Chunked):
 
     def __init__(self, plain: TextFraming) -> None:
         super().__init__(plain)
-        self._text_of = chunk_maker(plain.start, f"{plain.end}\r\n")
+        self._framer = chunk_framer(plain.start, f"{plain.end}\r\n", _HEADS, lambda data: chunked(data[:-2]))
 
-    def chunk(self, turn: Turn, text: str, number: int, final: bool, timestamp: str, seq: int) -> bytes:
-        data = self._text_of(text, number, final, timestamp, turn.id, seq)
-        size = len(data) - 2
-        if size < len(_SIZES) and data.isascii():
-            return (_SIZES[size] + data).encode()
-        return chunked(data[:-2].encode())
+    def of_turn(self, turn: Turn) -> str:
+        return turn.id
+
+    @property
+    def framer(self) -> ChunkFramer:
+        return self._framer
 
 
 def chunked(data: bytes) -> bytes:
     """One chunk (RFC 9112 section 7.1); none for no data, because an empty one is the last."""
     return b"%x\r\n%b\r\n" % (len(data), data) if data else b""
+
+
+# The first lines of short chunks, by the size of the rest with its line end.
+_HEADS = [b"%x\r\n" % max(0, size - 2) for size in range(1024)]
 
 
 class BodyReader(Sink):

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from proto.events import Event, chunk_json
-from proto.websocket import Update, encode, encode_event, text_frame
+from proto.events import ChunkFramer, Event, chunk_framer
+from proto.websocket import SHORT_HEADS, Update, encode, encode_event, frame, text_frame
 from server.clock import timestamp
 from server.lane import Framing
 from server.turn import Turn
@@ -21,13 +21,18 @@ class WebSocket(Framing):
 
     def __init__(self, window_bits: int) -> None:
         self._window_bits = window_bits
+        self._framer = chunk_framer("", "", SHORT_HEADS, lambda data: frame(data, window_bits))
 
     def encode(self, turn: Turn, event: Event) -> bytes:
         texts = encode_event(turn.info, event, lambda: turn.text)
         return b"".join([text_frame(text, self._window_bits) for text in texts])
 
-    def chunk(self, turn: Turn, text: str, number: int, final: bool, timestamp: str, seq: int) -> bytes:
-        return text_frame(chunk_json(text, number, final, timestamp, turn.id, seq), self._window_bits)
+    def of_turn(self, turn: Turn) -> str:
+        return turn.id
+
+    @property
+    def framer(self) -> ChunkFramer:
+        return self._framer
 
 
 class Frames:

@@ -19,9 +19,9 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from itertools import repeat
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from proto.events import Chunk, Event
+from proto.events import HEAD_EVENTS, Chunk, Event
 from server.clock import timestamp
 
 if TYPE_CHECKING:
@@ -44,9 +44,18 @@ class Framing(ABC):
     @abstractmethod
     def encode(self, turn: "Turn", event: Event) -> bytes: ...
 
-    def chunk(self, turn: "Turn", text: str, number: int, final: bool, timestamp: str, seq: int) -> bytes:
-        """What `encode` makes of such a chunk. To do it without a `Chunk` takes half the time."""
-        return self.encode(turn, Chunk(text, number, final, timestamp, turn.id, seq))
+    @property
+    def framer(self) -> Callable[[Any, str, int, str], bytes]:
+        """A function that makes of what `of_turn` has given, text, seq and timestamp what `encode` makes of such a
+        chunk (not of the last one). To do it without a `Chunk` takes half the time."""
+        return self._framer_of_all
+
+    def _framer_of_all(self, turn: "Turn", text: str, seq: int, timestamp: str) -> bytes:
+        return self.encode(turn, Chunk(text, seq - HEAD_EVENTS, False, timestamp, turn.id, seq))
+
+    def of_turn(self, turn: "Turn") -> Any:
+        """What the `framer` needs of a turn."""
+        return turn
 
     def heartbeat(self) -> bytes | None:
         """A sign of life for a silent stream, where the transport has none of its own."""
@@ -241,9 +250,11 @@ class Lane:
         "behind",
         "counter",
         "first",
+        "framer",
         "frames",
         "framing",
         "live",
+        "of_turn",
         "only",
         "pending",
         "readers",
@@ -254,6 +265,8 @@ class Lane:
     def __init__(self, turn: "Turn", framing: Framing, outbox: Outbox, counter: Counter) -> None:
         self.turn = turn
         self.framing = framing
+        self.framer = framing.framer
+        self.of_turn = framing.of_turn(turn)
         self._outbox = outbox
         self.counter = counter
         self.pending = b""  # pushed, and not yet handed to the live readers
@@ -267,7 +280,7 @@ class Lane:
 
     def push(self, frame: bytes) -> bool:
         """The turn's newest event: the live readers are handed it at the end of this pass of the loop. Whether that is
-        too late, because so much has gathered. The hot path: once per piece of every answer and lane."""
+        too late, because so much has gathered."""
         if self.behind:
             self.frames.append(frame)
         pending = self.pending

@@ -42,6 +42,7 @@ _HEAD = (
     + _literal(b"grpc-accept-encoding", b"identity,gzip")
 )
 _TAIL = _literal(b"grpc-status", b"0")
+_LENGTHS = [size.to_bytes(3) for size in range(1024)]
 
 
 def _headers(block: bytes, number: bytes, end: bool) -> bytes:
@@ -96,7 +97,8 @@ class Outflow:
         size = len(message)
         if size <= self._room or self._make_room(size):
             self._room -= size
-            self._send(b"".join((size.to_bytes(3), self._head, message)))
+            length = _LENGTHS[size] if size < len(_LENGTHS) else size.to_bytes(3)
+            self._send(b"".join((length, self._head, message)))
         else:
             self._pending += message
             self._flush()

@@ -1,7 +1,8 @@
 """A turn: one user message and the answer being produced for it, as an append-only log that readers follow.
 
 1. The log is the only buffer (`server.lane` says how it is read).
-2. `chunk` is the hot path: it runs once per piece of every answer. What can be done per turn is not done there.
+2. `chunk` is the hot path: it runs once per piece of every answer. What can be done per turn is not done there, and
+   what every piece passes stands there in full: to call a function costs as much as several lines.
 3. `seal` appends the terminal event. It is called once, after the store has the whole turn.
 4. While nobody attends a running turn, a grace timer runs; then the turn is cancelled.
 """
@@ -180,24 +181,38 @@ class Turn:
     def begin(self) -> None:
         self.last_seq = HEAD_EVENTS
 
-    def chunk(self, text: str, final: bool = False) -> None:
+    def chunk(self, text: str) -> None:
         """The hot path: once per piece of every answer."""
-        now = self._outbox.now or self._outbox.time()
+        outbox = self._outbox
+        now = outbox.now or outbox.time()
         said = self._said
         said.append(text)
         said.append(now)
         self.last_seq = seq = self.last_seq + 1
-        if self.first_chunk_at is None and text:  # the last one has none where nothing came
+        if self.first_chunk_at is None:
             self.first_chunk_at = time.monotonic()
-        if final:
-            self.final = True
         much = False
         for lane in self._lanes:
-            if lane.push(lane.framing.chunk(self, text, seq - HEAD_EVENTS, final, now, seq)):
-                much = True
+            frame = lane.framer(lane.of_turn, text, seq, now)
+            if lane.pending or lane.behind:
+                much = lane.push(frame) or much
+            else:  # what `push` does then; the pass has an end, for it has a time
+                lane.pending = frame
+                outbox.lanes.append(lane)
         if much:  # only when all lanes have it: to hand something on may make readers come and go
             for lane in self._lanes:
                 lane.flush()
+
+    def last_chunk(self, text: str) -> None:
+        """The one that says that it is the last. Its text may be empty."""
+        self._said += (text, self._outbox.now or self._outbox.time())
+        self.last_seq += 1
+        self.final = True
+        if self.first_chunk_at is None and text:  # there is none where nothing came
+            self.first_chunk_at = time.monotonic()
+        chunk = self.event(self.last_seq)
+        for lane in self._lanes:
+            lane.push(lane.framing.encode(self, chunk))
 
     def said_all(self) -> None:
         """No chunk will come any more. The garbage collector does not walk through a tuple of strings, however many

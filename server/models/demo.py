@@ -7,7 +7,8 @@
 import asyncio
 import logging
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain, islice, repeat
 from typing import NamedTuple
 from urllib.parse import parse_qsl
 
@@ -115,46 +116,60 @@ class DemoModel(Pushing):
 class Speech:
     """One answer on its way: so many of the pieces, over and over again if need be, then the end."""
 
-    __slots__ = ("_count", "_done", "_end", "_pieces", "_said", "_say", "stopped")
+    __slots__ = ("_done", "_end", "over", "pieces", "say")
 
     def __init__(self, pieces: list[str], count: int, end: End | ChatError, say: Say, done: Done) -> None:
-        self._pieces = pieces
-        self._count = count
-        self._said = 0
+        # Without a copy of them, as `cycle` would make.
+        self.pieces = islice(chain.from_iterable(repeat(pieces)), count)
+        self.say = say
+        self.over = False
         self._end = end
-        self._say = say
         self._done = done
-        self.stopped = False
 
     def stop(self) -> None:
         """It is found out at the next beat, which may be far away: until then it holds nobody."""
-        if not self.stopped:
-            self.stopped = True
-            del self._say, self._done, self._pieces, self._end
+        if not self.over:
+            self.over = True
+            self.pieces = islice((), 0)
+            del self.say, self._done, self._end
 
-    def speak(self) -> bool:
-        """The next piece, or the end; whether there is more."""
-        if self.stopped:
-            return False
-        said = self._said
-        if said < self._count:
-            self._said = said + 1
-            try:
-                self._say(self._pieces[said % len(self._pieces)])
-            except Exception:  # a bug of the listener is no matter for the others of this beat
-                log.exception("the listener failed")
-                self._done(ChatError("internal", "The server failed while answering; its log says more."))
-                return False
-            return True
-        self._done(self._end)
-        return False
+    def finish(self) -> None:
+        """There are no more pieces: the end, if it was not stopped."""
+        if not self.over:
+            self.over = True
+            self._done(self._end)
+
+    def fail(self) -> None:
+        """A bug of the listener is no matter for the others of this beat."""
+        log.exception("the listener failed")
+        if not self.over:
+            self.over = True
+            self._done(ChatError("internal", "The server failed while answering; its log says more."))
 
     def hurry(self) -> None:
         """As fast as it can, with a breath for the others now and then."""
         for _ in range(BREATH_PIECES):
-            if not self.speak():
+            if advance((self,)):
                 return
         asyncio.get_running_loop().call_soon(self.hurry)
+
+
+def advance(speeches: Iterable[Speech]) -> bool:
+    """The next piece of each, or its end; whether any is over. The hot path of the demo: once per piece of every
+    answer."""
+    over = False
+    for speech in speeches:
+        piece = next(speech.pieces, None)
+        if piece is None:
+            speech.finish()
+            over = True
+        else:
+            try:
+                speech.say(piece)
+            except Exception:
+                speech.fail()
+                over = True
+    return over
 
 
 class Pace:
@@ -186,8 +201,8 @@ class Pace:
         self._credit += self._pieces
         while self._credit >= 1:
             self._credit -= 1
-            speeches, self._speeches = self._speeches, []
-            self._speeches += [speech for speech in speeches if speech.speak()]
+            if advance(self._speeches):
+                self._speeches = [speech for speech in self._speeches if not speech.over]
         if self._speeches:
             self._next()
 

@@ -22,7 +22,7 @@ from h2.exceptions import StreamClosedError
 from proto import pb
 from proto.errors import CODES, ChatError
 from proto.events import Event
-from proto.grpc_web import text_frame
+from proto.grpc_web import SHORT_PREFIXES, frame
 from server.chat import Chat
 from server.conversation import Call, CallReader, Conversation
 from server.h2 import GrpcServer
@@ -39,6 +39,9 @@ REQUEST_SECONDS = 30.0
 log = logging.getLogger(__name__)
 
 
+_FRAMER = pb.chunk_framer(SHORT_PREFIXES, frame)
+
+
 class Grpc(Framing):
     """Messages with their prefix, ready for a DATA frame; HTTP/2 has its own PING as a sign of life."""
 
@@ -47,8 +50,12 @@ class Grpc(Framing):
     def encode(self, turn: Turn, event: Event) -> bytes:
         return framed_event(turn, event)
 
-    def chunk(self, turn: Turn, text: str, number: int, final: bool, timestamp: str, seq: int) -> bytes:
-        return text_frame(pb.chunk_text(turn.session_id, text, number, final, timestamp, turn.id, seq))
+    def of_turn(self, turn: Turn) -> pb.ChunkParts:
+        return pb.chunk_parts(turn.session_id, turn.id)
+
+    @property
+    def framer(self) -> pb.ChunkFramer:
+        return _FRAMER
 
 
 GRPC = Grpc()

@@ -18,6 +18,6 @@ def new_turn(**options: Any) -> Turn:
 
 
 def seal(turn: Turn) -> None:
-    turn.chunk("", final=True)
+    turn.last_chunk("")
     text, seq = turn.text, turn.last_seq + 1
     turn.seal(Complete(turn.chunk_count, 1.0, 2, "s", NOW, "t", seq, "stop", Usage(1, 1, True), 0.5, sha256(text)))

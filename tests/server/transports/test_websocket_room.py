@@ -66,18 +66,18 @@ class Member(asyncio.Protocol):
 
 def test_a_thousand_members(serving, meet, many_files, monkeypatch):
     encoded = []
-    encode, chunk = WebSocket.encode, WebSocket.chunk
+    encode, framer = WebSocket.encode, WebSocket(0).framer
 
     def counting(self, turn, event):
         encoded.append(event.seq)
         return encode(self, turn, event)
 
-    def counting_chunk(self, turn, text, number, final, timestamp, seq):
+    def counting_framer(turn_id, text, seq, timestamp):
         encoded.append(seq)
-        return chunk(self, turn, text, number, final, timestamp, seq)
+        return framer(turn_id, text, seq, timestamp)
 
     monkeypatch.setattr(WebSocket, "encode", counting)
-    monkeypatch.setattr(WebSocket, "chunk", counting_chunk)
+    monkeypatch.setattr(WebSocket, "framer", staticmethod(counting_framer))
     monkeypatch.setattr("server.connection.CLOSE_SECONDS", 0.5)  # these members do not say goodbye
 
     async def scene():
