@@ -5,8 +5,7 @@ from client.figures import Progress
 from client.markdown import Markdown
 from client.paint import Style
 from client.screen import Screen
-from client.text import clean_line
-from client.wording import counted, seconds
+from client.wording import counted, ending, seconds
 from client.wrap import Wrap
 from proto.events import Chunk, Complete, Error, Event
 
@@ -49,9 +48,8 @@ def summary(talk: Conversation, progress: Progress, screen: Screen) -> list[str]
     """The box under an answer."""
     end = progress.end
     if isinstance(end, Complete):
-        title, style = ("cancelled", Style.ACCENT) if end.finish_reason == "cancelled" else ("complete", Style.GOOD)
-        if end.finish_reason not in ("stop", "cancelled"):
-            title, style = f"stopped: {clean_line(end.finish_reason)}", Style.ACCENT
+        title = ending(end.finish_reason)
+        style = Style.GOOD if title == "complete" else Style.ACCENT
     else:
         title, style = ("failed" if isinstance(end, Error) else "not whole"), Style.BAD
     chunks = end.total_chunks if isinstance(end, Complete) else progress.chunks
