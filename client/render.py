@@ -16,7 +16,8 @@ SPINS_PER_SECOND = 10
 class Growing:
     """An answer that is being written."""
 
-    def __init__(self, screen: Screen, raw: bool) -> None:
+    def __init__(self, screen: Screen, raw: bool, session_id: str | None = None) -> None:
+        self.session_id = session_id
         self._screen = screen
         self._markdown = Markdown(Wrap(lambda: screen.columns, screen.paint), raw)
         self.progress = Progress()
@@ -36,6 +37,12 @@ class Growing:
             return line
         spin = SPINNER[int(self.progress.seconds * SPINS_PER_SECOND) % len(SPINNER)]
         return self._screen.paint(f"{spin} {self.waiting or 'thinking'}"[: self._screen.columns], Style.DIM)
+
+    def rest(self) -> None:
+        """It goes on later, if at all, with the line that is not finished: until then that stays as it looks now."""
+        tail = self._markdown.tail
+        self._screen.grow(None)
+        self._screen.lines([tail] if tail else [])
 
     def close(self) -> None:
         """What was held back is written; nothing grows any more."""
