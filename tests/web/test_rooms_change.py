@@ -204,8 +204,9 @@ def test_older_sessions_and_the_one_that_is_shown_stay_in_the_list(start_server:
 
 
 def test_a_reload_tells_how_answers_ended_that_are_not_whole(demo: Any) -> None:
-    demo.ask("Whole", model=QUICK)
+    demo.ask("Whole", model="demo?chunks=1&rate=0")
     demo.ended()
+    assert demo.text("#log .about span:nth-child(2)") == "1 chunk"
     demo.ask("Stop", model="demo?chunks=5000&rate=25")
     demo.begun(turns=2)
     demo.click("#stop")
