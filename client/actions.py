@@ -15,7 +15,7 @@ from client.seat import Refused, Seat, idle, session_meant
 from client.settings import PROTOCOLS, protocol_named, server_url
 from client.text import clean, clean_line, shortened
 from client.transports import ConnectionLost
-from client.wording import age, as_markdown, counted, duration, seconds, when
+from client.wording import age, as_markdown, counted, duration, not_whole, seconds, when
 from client.wrap import Wrap
 from proto.answers import ServerStats
 from proto.errors import ChatError
@@ -141,7 +141,11 @@ async def history(seat: Seat, argument: str) -> None:
     for message in messages:
         seat.screen.lines([seat.screen.paint("You" if message.role == "user" else clean_line(detail.model), Style.YOU)])
         page = Markdown(Wrap(lambda: seat.screen.columns, seat.screen.paint), seat.raw or message.role == "user")
-        seat.screen.lines([*page.feed(message.text), *page.close(), ""])
+        seat.screen.lines([*page.feed(message.text), *page.close()])
+        end = not_whole(message)
+        if end is not None:
+            seat.screen.say(end, Style.BAD if message.code is not None else Style.ACCENT)
+        seat.screen.lines([""])
 
 
 @TABLE.command("/reset", "forget what was said; the session stays")

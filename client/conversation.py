@@ -33,6 +33,9 @@ class Audience(Protocol):
         """What others do is heard no more; or it is that in another session, or over another connection, from now on.
         Told before anything comes from there."""
 
+    def joined(self) -> None:
+        """What others do in the session is heard from now on."""
+
 
 class Conversation:
     def __init__(self, open_transport: Open, protocol: str, url: str, audience: Audience) -> None:
@@ -105,6 +108,7 @@ class Conversation:
             except ChatError as error:
                 if error.code != "not_found":
                     raise
+            self._audience.joined()
 
     def _up(self) -> None:
         self.connected = True
@@ -125,10 +129,19 @@ class Conversation:
         self._audience.updated(update)
 
     def overheard(self, event: Event) -> None:
+        self._up()
         if event.turn_id not in self._mine:
             if isinstance(event, SessionInfo) and event.session_id == self.session_id:
                 self.model = event.model
             self._audience.overheard(event)
+
+    async def overhear(self, cursor: Cursor) -> None:
+        """The rest of somebody else's answer, if it can be had."""
+        transport = self.transport
+        answer = Answer(lambda: transport, cursor, lambda error, seconds: None, ())
+        async with aclosing(answer.events()) as events:
+            async for event in events:
+                self.overheard(event)
 
     def lost(self, error: ConnectionLost) -> None:
         """Try until somebody answers again."""

@@ -49,6 +49,9 @@ class Reader:
     def moved(self) -> None:
         pass
 
+    def joined(self) -> None:
+        pass
+
 
 class Page:
     """A terminal that is written on once: text comes out as soon as its place on the line is certain."""

@@ -1,10 +1,22 @@
-"""What others ask and are answered in the session, written above the prompt as it happens."""
+"""What others ask and are answered in the session, written above the prompt as it happens.
+
+An answer that is heard no further (the connection is lost, another session or protocol is gone to) keeps its place, and
+goes on there. Who joins a session is shown an answer that runs from its beginning, but not one that has ended meanwhile
+(nor, over gRPC, whose members stay what they are, one that began before): the rest is therefore asked for.
+"""
+
+import asyncio
+from collections.abc import Callable
 
 from client.conversation import Conversation
 from client.paint import Style
 from client.render import Growing, summary
 from client.screen import Screen
-from proto.events import TERMINAL, Chunk, Event, SessionInfo
+from client.text import clean_line
+from client.transports import ConnectionLost
+from proto.errors import ChatError
+from proto.events import TERMINAL, Chunk, Error, Event, SessionInfo
+from proto.requests import Cursor
 
 
 class Others:
@@ -13,7 +25,8 @@ class Others:
         self._screen = screen
         self._raw = raw
         self._growing: dict[str, Growing] = {}
-        self._heard: dict[str, int] = {}  # how far, of answers that were cut
+        self._cut: dict[str, Growing] = {}
+        self._catching: asyncio.Task[None] | None = None
         self.last: str | None = None  # the turn that was heard of last
 
     @property
@@ -23,21 +36,24 @@ class Others:
 
     def hear(self, event: Event) -> bool:
         """An event of somebody else's turn; whether that has just begun."""
-        growing = self._growing.get(event.turn_id)
-        begun = False
+        turn_id = event.turn_id
+        growing = self._growing.get(turn_id) or self._cut.get(turn_id)
+        begun = growing is None
         if growing is None:
             if not isinstance(event, SessionInfo) or event.session_id != self._talk.session_id:
                 return False  # of a session that was left meanwhile
-            growing = self._growing[event.turn_id] = Growing(self._screen, self._raw)
-            self.last = event.turn_id
-            growing.progress.add(event)
-            growing.seen = self._heard.pop(event.turn_id, 0)
-            begun = not growing.seen
-            if begun:
-                self._screen.said("Somebody", event.message, Style.ACCENT)
-        if growing.progress.info is not None and growing.progress.info.session_id != self._talk.session_id:
-            self._growing.pop(event.turn_id).close()
-        elif event.seq > growing.seen:  # else it is shown from its beginning once more: we have joined again
+            growing = self._growing[turn_id] = Growing(self._screen, self._raw, event.session_id)
+            self.last = turn_id
+            self._screen.said("Somebody", event.message, Style.ACCENT)
+        elif growing.session_id != self._talk.session_id or event.seq > growing.seen + 1:
+            return False  # what comes early comes once more, in its order
+        elif turn_id in self._cut:
+            self._growing[turn_id] = self._cut.pop(turn_id)
+            growing.progress.resumed += 1
+            self._screen.note("Somebody's answer goes on:")
+            self._screen.grow(growing.tail)
+        # What comes twice is known; but an end is news also where a crash took what was heard before it.
+        if event.seq > growing.seen or isinstance(event, TERMINAL):
             self._add(event, growing)
         return begun
 
@@ -48,13 +64,41 @@ class Others:
         if isinstance(event, TERMINAL):
             growing.close()
             del self._growing[event.turn_id]
+            if isinstance(event, Error):
+                self._screen.fail(clean_line(event.message))
             self._screen.lines([*summary(self._talk, growing.progress, self._screen), ""])
         elif not isinstance(event, Chunk):
             self._screen.grow(growing.tail)
 
     def cut(self) -> None:
-        """There is no more to be heard of them; who joins again is shown what runs from its beginning."""
-        for turn_id, growing in self._growing.items():
-            growing.close()
-            self._heard[turn_id] = growing.seen
-        self._growing.clear()
+        """There is no more to be heard of them for now."""
+        if self._catching is not None:
+            self._catching.cancel()
+            self._catching = None
+        for turn_id in tuple(self._growing):
+            self._rest(turn_id)
+
+    def _rest(self, turn_id: str) -> None:
+        growing = self._growing.pop(turn_id, None)
+        if growing is not None:
+            growing.rest()
+            self._screen.note("Somebody's answer is heard no further.")
+            self._cut[turn_id] = growing
+
+    def joined(self, caught_up: Callable[[], None]) -> None:
+        """What happens in the session is heard again."""
+        if self._catching is None or self._catching.done():
+            self._catching = asyncio.create_task(self._catch_up())
+            self._catching.add_done_callback(lambda _: caught_up())
+
+    async def _catch_up(self) -> None:
+        for turn_id, growing in tuple(self._cut.items()):
+            if growing.session_id == self._talk.session_id:
+                try:
+                    await self._talk.overhear(Cursor(turn_id, growing.seen))
+                except ConnectionLost:  # who joins again tries again
+                    self._rest(turn_id)
+                except ChatError as error:
+                    self._rest(turn_id)
+                    if self._cut.pop(turn_id, None) is not None:
+                        self._screen.note(f"The rest of somebody's answer cannot be had: {error.message}")

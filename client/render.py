@@ -5,8 +5,7 @@ from client.figures import Progress
 from client.markdown import Markdown
 from client.paint import Style
 from client.screen import Screen
-from client.text import clean_line
-from client.wording import counted, seconds
+from client.wording import counted, ending, seconds
 from client.wrap import Wrap
 from proto.events import Chunk, Complete, Error, Event
 
@@ -17,7 +16,8 @@ SPINS_PER_SECOND = 10
 class Growing:
     """An answer that is being written."""
 
-    def __init__(self, screen: Screen, raw: bool) -> None:
+    def __init__(self, screen: Screen, raw: bool, session_id: str | None = None) -> None:
+        self.session_id = session_id
         self._screen = screen
         self._markdown = Markdown(Wrap(lambda: screen.columns, screen.paint), raw)
         self.progress = Progress()
@@ -38,6 +38,12 @@ class Growing:
         spin = SPINNER[int(self.progress.seconds * SPINS_PER_SECOND) % len(SPINNER)]
         return self._screen.paint(f"{spin} {self.waiting or 'thinking'}"[: self._screen.columns], Style.DIM)
 
+    def rest(self) -> None:
+        """It goes on later, if at all, with the line that is not finished: until then that stays as it looks now."""
+        tail = self._markdown.tail
+        self._screen.grow(None)
+        self._screen.lines([tail] if tail else [])
+
     def close(self) -> None:
         """What was held back is written; nothing grows any more."""
         lines = self._markdown.close()
@@ -49,9 +55,8 @@ def summary(talk: Conversation, progress: Progress, screen: Screen) -> list[str]
     """The box under an answer."""
     end = progress.end
     if isinstance(end, Complete):
-        title, style = ("cancelled", Style.ACCENT) if end.finish_reason == "cancelled" else ("complete", Style.GOOD)
-        if end.finish_reason not in ("stop", "cancelled"):
-            title, style = f"stopped: {clean_line(end.finish_reason)}", Style.ACCENT
+        title = ending(end.finish_reason)
+        style = Style.GOOD if title == "complete" else Style.ACCENT
     else:
         title, style = ("failed" if isinstance(end, Error) else "not whole"), Style.BAD
     chunks = end.total_chunks if isinstance(end, Complete) else progress.chunks

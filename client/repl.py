@@ -331,10 +331,10 @@ class Repl:
     # What the conversation tells
 
     def cut(self, error: Exception, seconds: float) -> None:
+        self.others.cut()
         if not self._told_cut:
             self._told_cut = True
             self.screen.fail(clean_line(f"{error} Trying again{'; Ctrl-C stops that.' if self._growing else '.'}"))
-        self.others.cut()
         self._wake.set()
         if self._growing is not None:
             self._growing.waiting = f"reconnecting, next try in {seconds:g} s"
@@ -348,6 +348,9 @@ class Repl:
         self.others.cut()
         self.presence.forget()
         self._wake.set()
+
+    def joined(self) -> None:
+        self.others.joined(self._wake.set)
 
     def overheard(self, event: Event) -> None:
         if self.others.hear(event):

@@ -1,9 +1,12 @@
 """How figures, times and conversations are put into words."""
 
+import re
 from collections.abc import Sequence
 
 from client.text import clean, clean_line
 from proto.answers import HistoryMessage
+
+_FENCE = re.compile(r"^ {0,3}(`{3,}(?=[^`\n]*$)|~{3,})(.*)$", re.MULTILINE)
 
 
 def counted(number: int, thing: str) -> str:
@@ -38,9 +41,40 @@ def when(timestamp: str) -> str:
     return timestamp[:19].replace("T", " ") + " UTC"
 
 
+def ending(finish_reason: str | None) -> str:
+    """How an answer ended that did not break."""
+    if finish_reason in (None, "", "stop"):
+        return "complete"
+    return "cancelled" if finish_reason == "cancelled" else f"stopped: {clean_line(finish_reason)}"
+
+
+def not_whole(message: HistoryMessage) -> str | None:
+    """How the turn ended whose last message this is, unless it ended well."""
+    if message.code is not None:
+        return f"failed: {clean_line(message.error or message.code)}"
+    end = ending(message.finish_reason)
+    return None if end == "complete" else end
+
+
 def as_markdown(session_id: str, model: str, messages: Sequence[HistoryMessage]) -> str:
     parts = [f"# Conversation {session_id}\n\nModel: {clean_line(model)}\n"]
     for message in messages:
         name = "You" if message.role == "user" else clean_line(model)
-        parts.append(f"## {name}, {message.timestamp}\n\n{clean(message.text).rstrip()}\n")
+        head, text, end = f"## {name}, {message.timestamp}", _closed(clean(message.text).rstrip()), not_whole(message)
+        if end and message.role == "model":
+            head += f", {end}"
+        parts.append(f"{head}\n\n{text}\n")
+        if end and message.role == "user":  # nothing came
+            parts.append(f"## {clean_line(model)}, {end}\n")
     return "\n".join(parts)
+
+
+def _closed(text: str) -> str:
+    """An answer that was cut within a code block, with its end: else all that follows would be a part of it."""
+    fence = ""
+    for mark, rest in _FENCE.findall(text):
+        if not fence:
+            fence = mark
+        elif mark.startswith(fence) and not rest.strip():
+            fence = ""
+    return f"{text}\n{fence}" if fence else text

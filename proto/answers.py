@@ -42,10 +42,20 @@ class SessionList(NamedTuple):
 
 
 class HistoryMessage(NamedTuple):
+    """What was said. The last message of a turn that has ended (the answer or, where nothing came, the question) tells
+    how: `finish_reason`, or `code` and `error` where the turn broke."""
+
     role: str
     text: str
     turn_id: str
     timestamp: str
+    finish_reason: str | None = None
+    code: str | None = None
+    error: str | None = None
+
+    @property
+    def ends_turn(self) -> bool:
+        return self.finish_reason is not None or self.code is not None
 
 
 class SessionDetail(NamedTuple):

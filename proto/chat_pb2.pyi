@@ -369,16 +369,22 @@ class HistoryResponse(_message.Message):
     def __init__(self, session_id: _Optional[str] = ..., messages: _Optional[_Iterable[_Union[HistoryMessage, _Mapping]]] = ...) -> None: ...
 
 class HistoryMessage(_message.Message):
-    __slots__ = ("role", "text", "turn_id", "timestamp")
+    __slots__ = ("role", "text", "turn_id", "timestamp", "finish_reason", "code", "error")
     ROLE_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
     TURN_ID_FIELD_NUMBER: _ClassVar[int]
     TIMESTAMP_FIELD_NUMBER: _ClassVar[int]
+    FINISH_REASON_FIELD_NUMBER: _ClassVar[int]
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
     role: str
     text: str
     turn_id: str
     timestamp: str
-    def __init__(self, role: _Optional[str] = ..., text: _Optional[str] = ..., turn_id: _Optional[str] = ..., timestamp: _Optional[str] = ...) -> None: ...
+    finish_reason: str
+    code: str
+    error: str
+    def __init__(self, role: _Optional[str] = ..., text: _Optional[str] = ..., turn_id: _Optional[str] = ..., timestamp: _Optional[str] = ..., finish_reason: _Optional[str] = ..., code: _Optional[str] = ..., error: _Optional[str] = ...) -> None: ...
 
 class ListModelsRequest(_message.Message):
     __slots__ = ()

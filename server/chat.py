@@ -261,11 +261,11 @@ class Chat:
             if session.deleted:  # meanwhile
                 raise unknown(session_id)
         # A turn that ended while its session was read is running still, as far as these messages go.
-        shown = {(message.role, message.turn_id) for message in messages}
+        shown = {message.turn_id: message.ends_turn for message in messages}  # and whether they tell its end
         active = session.turn
-        if active is None and turn is not None and ("user", turn.id) in shown:
+        if active is None and turn is not None and turn.id in shown:
             active = turn
-        if active is not None and ("model", active.id) in shown:
+        if active is not None and shown.get(active.id):
             active = None
         return SessionDetail(
             session_id=session.id,

@@ -109,6 +109,10 @@ FIELDS: dict[str, Field] = {
     "error.message": Field("What went wrong, in a sentence.", "The model broke."),
     "Note.message": Field("What was done.", "Session cleared"),
     "HistoryMessage.text": Field("The whole message.", "Hello there."),
+    "HistoryMessage.finish_reason": Field(
+        "On the last message of a turn that has ended: `stop`, `length`, `safety` or `cancelled`.", "stop"
+    ),
+    "HistoryMessage.code": Field("The same where the turn broke: why.", "interrupted"),
     "TurnSnapshot.text": Field("The answer so far.", "Hello there."),
     "TurnSnapshot.status": Field("`running`, `complete`, `cancelled`, `failed` or `interrupted`.", "complete"),
     "Problem.status": Field("The HTTP status.", 404),

@@ -66,10 +66,10 @@ export class Room extends EventTarget {
   // `before`: those that had ended when this was asked for.
   #show({ messages, active_turn: active = null }, kept, before) {
     const turns = new Map();
-    for (const { role, text, turn_id } of messages) {
+    for (const { role, text, turn_id, ...end } of messages) {
       const turn = turns.get(turn_id) ?? { message: "", text: "", turn_id };
       turns.set(turn_id, turn);
-      turn[role === "user" ? "message" : "text"] = text;
+      Object.assign(turn, end, { [role === "user" ? "message" : "text"]: text });
     }
     for (const view of before) {
       if (turns.has(view.turn_id) && !view.cut) continue;

@@ -10,6 +10,8 @@ import { Answer } from "./markdown.js";
 import { PROTOCOLS } from "./protocols.js";
 import { duration } from "./text.js";
 
+const BROKE = "The answer broke.";
+
 export class TurnView {
   text = "";
   seq = 0;
@@ -80,7 +82,7 @@ export class TurnView {
   #snapshot(turn) {
     this.#show(turn.text ?? "");
     if (turn.status === "running") this.#describe("answering");
-    else if (turn.code) this.fail({ code: turn.code, message: turn.error ?? "The answer broke." });
+    else if (turn.code) this.fail({ code: turn.code, message: turn.error ?? BROKE });
     else this.#end({ ...turn, total_chunks: null });
   }
 
@@ -91,10 +93,14 @@ export class TurnView {
   fail({ code = "internal", message }) {
     this.#finish();
     this.cut = code === "connection"; // the turn itself may have gone on
+    this.#broke(code, message, { role: "alert" });
+  }
+
+  #broke(code, message, how = {}) {
     this.trouble?.remove();
     this.trouble = el(
       "div",
-      { class: "trouble", role: "alert" },
+      { class: "trouble", ...how },
       el("strong", {}, message),
       advice(code) ? el("p", { class: "note advice" }, advice(code)) : null,
     );
@@ -103,29 +109,28 @@ export class TurnView {
   }
 
   // One that lies in the past: nothing grows, nothing is announced.
-  static past({ message, text, turn_id, retry }) {
+  static past({ message, text, turn_id, finish_reason, code, error, retry }) {
     const view = new TurnView({ message, retry });
     view.turn_id = turn_id;
     view.finished = true;
     view.answer.classList.remove("growing");
     new Answer(view.prose).show(text);
     view.#shown = text;
-    view.#describe(text ? "" : "no answer");
+    if (code) view.#broke(code, error ?? BROKE);
+    else view.#describe(ending(finish_reason) || (text ? "" : "no answer"));
     return view;
   }
 
   #end(event) {
     this.#finish();
     const figures = [];
-    if (event.total_chunks) figures.push(`${event.total_chunks} chunks`);
+    if (event.total_chunks) figures.push(`${event.total_chunks} ${event.total_chunks === 1 ? "chunk" : "chunks"}`);
     if (this.#first && !this.resumed && this.path.length === 1 && event.total_chunks)
       figures.push(`first after ${duration(this.#first - this.#asked)}`);
     if (event.processing_time) figures.push(duration(event.processing_time * 1_000));
     if (event.usage?.output_tokens)
       figures.push(`${event.usage.estimated ? "about " : ""}${event.usage.output_tokens} tokens`);
-    if (event.finish_reason && event.finish_reason !== "stop")
-      figures.push({ cancelled: "stopped" }[event.finish_reason] ?? event.finish_reason);
-    this.#describe(...figures);
+    this.#describe(...figures, ending(event.finish_reason));
   }
 
   #finish() {
@@ -174,4 +179,10 @@ export class TurnView {
       deeds.append(el("button", { type: "button", class: "quiet retry", click: () => this.retry(this) }, "Retry"));
     this.about.append(deeds);
   }
+}
+
+// How an answer ended, in a word; a whole one says nothing of it.
+function ending(finish_reason) {
+  if (!finish_reason || finish_reason === "stop") return "";
+  return finish_reason === "cancelled" ? "stopped" : finish_reason;
 }

@@ -108,7 +108,7 @@ class Store(Protocol):
 
     async def history(self, session_id: str) -> list[HistoryMessage]:
         """The messages since the last clear, oldest first: a turn's user message and, when it has ended with any text,
-        its answer, with the timestamp of the end."""
+        its answer, with the timestamp of the end. The last of them tells how the turn ended."""
 
     async def turn(self, turn_id: str) -> SavedTurn | None: ...
 
@@ -148,8 +148,14 @@ def joined(parts: Iterable[Part]) -> tuple[str, ...]:
 
 def messages(turn: SavedTurn) -> list[HistoryMessage]:
     """What a turn adds to its session's history."""
-    asked = HistoryMessage("user", turn.message, turn.id, turn.timestamp)
-    text = "".join(turn.chunks[::2])
-    if not text or turn.terminal is None:
-        return [asked]
-    return [asked, HistoryMessage("model", text, turn.id, turn.terminal.timestamp)]
+    said = [HistoryMessage("user", turn.message, turn.id, turn.timestamp)]
+    end, text = turn.terminal, "".join(turn.chunks[::2])
+    if end is None:
+        return said
+    if text:
+        said.append(HistoryMessage("model", text, turn.id, end.timestamp))
+    if isinstance(end, Complete):
+        said[-1] = said[-1]._replace(finish_reason=end.finish_reason)
+    else:
+        said[-1] = said[-1]._replace(code=end.code, error=end.message)
+    return said

@@ -1,4 +1,4 @@
-"""A way to a server that can be held: what a client says gets there when the test lets it."""
+"""A way to a server that can be held (what a client says gets there when the test lets it), and cut."""
 
 import contextlib
 import socket
@@ -12,6 +12,7 @@ class Link:
         self._port = int(url.rpartition(":")[2])
         self._free = threading.Event()
         self._free.set()
+        self._ends: list[socket.socket] = []
         self._door = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._door.getsockname()[1]}"
         threading.Thread(target=self._open, daemon=True).start()
@@ -21,6 +22,13 @@ class Link:
 
     def let_go(self) -> None:
         self._free.set()
+
+    def cut(self) -> None:
+        """What goes over it now ends; who comes again gets through."""
+        ends, self._ends = self._ends, []
+        for end in ends:
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         self._door.shutdown(socket.SHUT_RDWR)
@@ -34,6 +42,7 @@ class Link:
 
     def _carry(self, near: socket.socket) -> None:
         with near, socket.create_connection(("127.0.0.1", self._port)) as far:
+            self._ends += [near, far]
             back = threading.Thread(target=self._pass, args=(far, near, False), daemon=True)
             back.start()
             self._pass(near, far, True)

@@ -121,6 +121,23 @@ def test_exported_markdown_is_clean() -> None:
     assert "hi[2J" in text and "**y**" in text and "\x1b" not in text
 
 
+def test_exported_markdown_tells_what_is_not_whole() -> None:
+    said = [
+        HistoryMessage("user", "a", "t1", "now"),
+        HistoryMessage("model", "```py\nx = 1\n~~~\n``` no end", "t1", "now", "cancelled"),
+        HistoryMessage("user", "b", "t2", "now", None, "model_error", "It\nbroke."),
+        HistoryMessage("user", "c", "t3", "now"),
+        HistoryMessage("model", "~~~\ny\n~~~~", "t3", "now", "stop"),
+        HistoryMessage("user", "d", "t4", "now"),
+        HistoryMessage("model", "`x` ```z```", "t4", "now", "length"),
+    ]
+    text = as_markdown("s1", "demo", said)
+    heads = ["You, now", "demo, now, cancelled", "You, now", "demo, failed: It broke.", "You, now", "demo, now"]
+    assert re.findall(r"^## (.*)", text, re.MULTILINE) == [*heads, "You, now", "demo, now, stopped: length"]
+    assert "``` no end\n```\n\n## You" in text, "the code block it was cut in is closed"
+    assert "\n~~~~\n\n## You" in text and text.endswith("`x` ```z```\n")
+
+
 def test_the_readme_has_every_command_and_flag(capsys: pytest.CaptureFixture[str]) -> None:
     readme = (Path(__file__).parent.parent.parent / "README.md").read_text(encoding="utf-8")
     section = readme[readme.index("<!-- client -->") : readme.index("<!-- /client -->")]

@@ -43,6 +43,9 @@ class Listener:
     def moved(self) -> None:
         pass
 
+    def joined(self) -> None:
+        pass
+
     def updated(self, update: Update) -> None:
         self.updates.append(update)
 

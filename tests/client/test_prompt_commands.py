@@ -1,9 +1,12 @@
 """Commands, what is typed ahead, and odd terminals: a real client in a real pseudo-terminal."""
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from tests.client.terminal import CTRL_C, CTRL_D, ENTER, LINES, Terminal, get, stop
 
@@ -58,6 +61,38 @@ def test_commands(start_server: Callable[..., Any], terminal: Callable[..., Term
         screen.wait(f"You › {typed}", shown)
     assert "Somebody" not in screen.text, "our own doing is not told to us"
     assert (tmp_path / "talk.md").read_text().startswith("# Conversation ")
+
+
+@pytest.mark.parametrize("name", ["sse", "grpc"])
+def test_the_history_tells_how_answers_ended_as_they_did_live(
+    name: str, shared_server: Any, terminal: Callable[..., Terminal], tmp_path: Path
+) -> None:
+    url, room = shared_server.url, f"ends-{name}"
+    get(url, "/chat", {"message": "whole", "session_id": room, "model_id": "demo?chunks=2&rate=0"})
+    screen = terminal("--server", url, "--protocol", name, "--session", room, "--model", "demo?chunks=5000&rate=50")
+    screen.wait("Going on with 2 messages")
+    screen.keys("stop", ENTER)
+    screen.wait("You › stop")
+    screen.wait_bar("tokens/s")
+    screen.keys(CTRL_C)
+    screen.wait("─ cancelled ─")
+    for typed, broken in (("break", 4), ("break at once", 0)):
+        screen.keys(f"/model demo?chunks=9&rate=0&fail_after={broken}", ENTER, typed, ENTER)
+        screen.wait(f"You › {typed}", f"The demo model broke after {broken} pieces", "─ failed ─")
+    screen.keys("/history", ENTER)
+    screen.wait("You › /history", "whole\n", "A stream", "\n\nYou\nstop\n", "A stream", "\ncancelled\n\nYou\nbreak\n")
+    broke = "\nfailed: The demo model broke after {} pieces"
+    screen.wait("A stream is a" + broke.format(4), "\n\nYou\nbreak at once" + broke.format(0))
+    screen.keys(f"/export {tmp_path}/ends.json", ENTER)
+    screen.wait("7 messages written")
+    told = [
+        message.get("code", message.get("finish_reason")) for message in json_of(tmp_path / "ends.json")["messages"]
+    ]
+    assert told == [None, "stop", None, "cancelled", None, "model_error", "model_error"]
+
+
+def json_of(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def test_a_number_means_the_row_that_was_printed(

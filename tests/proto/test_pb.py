@@ -32,6 +32,8 @@ ANSWERS = [
     answers.SessionList(2, [answers.SessionSummary("s", "demo", 4, 1, NOW, 2)], None),
     answers.SessionList(0, [], "next"),
     answers.HistoryMessage("user", NASTY, "t", NOW),
+    answers.HistoryMessage("model", NASTY, "t", NOW, "cancelled"),
+    answers.HistoryMessage("user", NASTY, "t", NOW, None, "model_error", NASTY),
     answers.TurnSnapshot("t", "s", "m", "running", NASTY, "", 3, NOW, None, None, None, None, None, None, None, None),
     answers.TurnSnapshot("t", "s", "m", "failed", "", "x", 3, NOW, NOW, 1.5, 0.5, "stop", USAGE, "ab", "internal", "?"),
     answers.ModelList("demo", [answers.ModelInfo("demo", "demo")]),

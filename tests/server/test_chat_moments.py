@@ -79,6 +79,34 @@ def test_a_turn_that_ends_while_its_session_is_read_is_there_whole_or_running(
     run(test())
 
 
+def test_a_turn_whose_end_is_told_is_not_running_though_nothing_came(run: Any, tmp_path: Path, script: Any) -> None:
+    async def test() -> None:
+        models = script()
+        async with opened(tmp_path, models) as (chat, store):
+            turn = await chat.send(Ask("Hello", "s"), "rest", "me")
+            session = await chat.session("s")
+            reading = asyncio.Event(), asyncio.Event()
+            history = store.history
+
+            async def late(session_id: str) -> Any:
+                reading[0].set()
+                await reading[1].wait()
+                return await history(session_id)
+
+            store.history = late
+            detail = asyncio.create_task(chat.detail("s"))
+            await reading[0].wait()
+            assert session.turn is turn
+            (await models.asked()).say(ChatError("model_error", "It broke."))
+            await turn.ended()
+            reading[1].set()
+            told = await detail
+            (asked,) = told.messages
+            assert (asked.code, asked.error, told.active_turn) == ("model_error", "It broke.", None)
+
+    run(test())
+
+
 def test_a_session_that_is_cleared_or_deleted_while_it_is_read(run: Any, tmp_path: Path, script: Any) -> None:
     async def test() -> None:
         models = script()

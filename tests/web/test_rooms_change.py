@@ -201,3 +201,32 @@ def test_older_sessions_and_the_one_that_is_shown_stay_in_the_list(start_server:
     page.until(f"{rows} === 31")
     assert page.run(CURRENT) == oldest
     assert page.run("document.querySelector('#session-list li:last-child button').dataset.session") == oldest
+
+
+def test_a_reload_tells_how_answers_ended_that_are_not_whole(demo: Any) -> None:
+    demo.ask("Whole", model="demo?chunks=1&rate=0")
+    demo.ended()
+    assert demo.text("#log .about span:nth-child(2)") == "1 chunk"
+    demo.ask("Stop", model="demo?chunks=5000&rate=25")
+    demo.begun(turns=2)
+    demo.click("#stop")
+    demo.ended(turns=2)
+    demo.ask("Break", model="demo?chunks=9&rate=0&fail_after=4")
+    demo.ended(turns=3)
+    demo.ask("Break at once", model="demo?chunks=9&rate=0&fail_after=0")
+    demo.ended(turns=4)
+    ends = """JSON.stringify(Array.from(document.querySelectorAll('#log .turn'), (turn) => [
+        turn.querySelector('.prose').innerText,
+        turn.querySelector('.trouble')?.innerText ?? null,
+        turn.querySelector('.about > span:nth-last-of-type(2)')?.innerText ?? null,
+        Boolean(turn.querySelector('.retry')),
+    ]))"""
+    live = json.loads(demo.run(ends))
+    assert [end for *_, end, _ in live][1:] == ["stopped", "model_error", "model_error"]
+    assert live[3][0] == "" and "Press Retry" in live[3][1]
+    demo.reload()
+    demo.until("document.querySelectorAll('#log .turn').length === 4")
+    live[0][2] = None  # what it cost is not kept: it was whole
+    assert json.loads(demo.run(ends)) == live
+    assert not demo.run("document.querySelector('#log [role=alert]')"), "it is no news"
+    assert demo.text("#announcer") == ""

@@ -55,7 +55,7 @@ def test_a_turn_is_read_back_as_it_was_sent(store: Any, tell: Any, with_store: A
         assert await store.session("s1") == tell.session(messages=1)
         assert await store.history("s1") == [
             HistoryMessage("user", turn.message, "t1", turn.timestamp),
-            HistoryMessage("model", "".join(texts), "t1", tell.complete(1).timestamp),
+            HistoryMessage("model", "".join(texts), "t1", tell.complete(1).timestamp, "stop"),
         ]
         assert await store.turn("t2") is None
         assert await store.session("s2") is None
@@ -64,13 +64,40 @@ def test_a_turn_is_read_back_as_it_was_sent(store: Any, tell: Any, with_store: A
     with_store(store, test)
 
 
+BROKE = Error('It "broke"\n.', "s1", "t1", 3, "model_error", False, "2026-03-01T12:00:01.000000+00:00")
+
+
 def test_an_error_without_any_text_leaves_only_the_question(store: Any, tell: Any, with_store: Any) -> None:
     async def test(store: Store) -> None:
-        error = Error('It "broke"\n.', "s1", "t1", 3, "model_error", False, "2026-03-01T12:00:01.000000+00:00")
         await tell.begin(store, tell.session(), tell.turn())
-        await tell.end(store, tell.session(), tell.part(1, 0), error, final=False)
-        assert await store.turn("t1") == tell.turn()._replace(chunks=(), terminal=error)
+        await tell.end(store, tell.session(), tell.part(1, 0), BROKE, final=False)
+        assert await store.turn("t1") == tell.turn()._replace(chunks=(), terminal=BROKE)
         assert [message.role for message in await store.history("s1")] == ["user"]
+
+    with_store(store, test)
+
+
+@pytest.mark.parametrize("chunks", [0, 2])
+@pytest.mark.parametrize("end", ["stop", "length", "safety", "cancelled", BROKE])
+def test_the_last_message_of_a_turn_tells_how_it_ended(
+    store: Any, tell: Any, with_store: Any, chunks: int, end: Any
+) -> None:
+    broke = isinstance(end, Error)
+    told = (None, BROKE.code, BROKE.message) if broke else (end, None, None)
+
+    async def test(store: Store) -> None:
+        await tell.begin(store, tell.session(), tell.turn())
+        (asked,) = await store.history("s1")
+        assert asked == HistoryMessage("user", "Hello", "t1", tell.turn().timestamp), "it has not ended"
+        terminal = BROKE._replace(seq=chunks + 3) if broke else tell.complete(chunks)._replace(finish_reason=end)
+        await tell.end(store, tell.session(), tell.part(1, chunks), terminal, final=not broke)
+        *said, last = await store.history("s1")
+        assert [message[:4] for message in (*said, last)] == [
+            asked[:4],
+            *([("model", "word1 word2 ", "t1", terminal.timestamp)] if chunks else []),
+        ]
+        assert last[4:] == told
+        assert all(not message.ends_turn for message in said) and last.ends_turn
 
     with_store(store, test)
 

@@ -40,6 +40,9 @@ CREATE TABLE chunks (
     turn INTEGER NOT NULL, first INTEGER NOT NULL, chunks TEXT NOT NULL, PRIMARY KEY (turn, first)
 ) WITHOUT ROWID;
 INSERT INTO sessions VALUES ('s1', 'demo', 1.5, 2.5, 1, 0);
+INSERT INTO turns VALUES (6, 't0', 's1', 'demo', 'Hello', 2.4, 'then', 1, 0, NULL, NULL, 0, 0,
+    '{{"type":"complete","seq":4,"timestamp":"then","finish_reason":"cancelled"}}');
+INSERT INTO chunks VALUES (6, 1, '["Half", "then"]');
 INSERT INTO turns VALUES (7, 't1', 's1', 'demo', 'Hello', 2.5, 'then', 1, 0, NULL, NULL, 0, 0, NULL);
 INSERT INTO chunks VALUES (7, 1, '["Hi", "later"]');
 PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = 1; PRAGMA journal_mode = WAL;
@@ -260,7 +263,11 @@ def test_an_older_schema_is_migrated_and_a_copy_kept(path: Path, tell: Any, with
         await tell.begin(store, tell.session(), tell.turn("t2"))
         await tell.end(store, tell.session(), tell.part(1, 2, "t2"), tell.complete(2, "t2"))
         assert await store.session("s1") == tell.session()
-        assert [message.turn_id for message in await store.history("s1")] == ["t1", "t1", "t2", "t2"]
+        history = await store.history("s1")
+        assert [message.turn_id for message in history] == ["t0", "t0", "t1", "t1", "t2", "t2"]
+        ends = [None, "cancelled", None, None, None, "stop"]
+        assert [message.finish_reason for message in history] == ends
+        assert [message.code for message in history if message.code] == ["interrupted"]
 
     with_store(SqliteStore(path), test)
     copy = path.with_name(f"chat.db.v{version}.bak")
@@ -320,7 +327,9 @@ def test_after_a_kill_the_turn_is_interrupted_behind_its_last_chunk(path: Path, 
         error = turn.terminal
         assert error == Error(INTERRUPTED, "s1", "t1", count + 3, "interrupted", True, error.timestamp)
         text = "".join(turn.chunks[::2])
-        assert (await store.history("s1"))[1] == HistoryMessage("model", text, "t1", error.timestamp)
+        assert (await store.history("s1"))[1:] == [
+            HistoryMessage("model", text, "t1", error.timestamp, None, "interrupted", INTERRUPTED)
+        ]
         session = await store.session("s1")
         assert (session.user_messages, session.model_messages) == (1, 1)
 
@@ -338,7 +347,8 @@ def test_an_interrupted_turn_without_text_is_only_a_question(path: Path, tell: A
     async def read(store: Any) -> None:
         turn = await store.turn("t1")
         assert (turn.terminal.code, turn.terminal.seq) == ("interrupted", 3)
-        assert [message.role for message in await store.history("s1")] == ["user"]
+        (asked,) = await store.history("s1")
+        assert asked[4:] == (None, "interrupted", INTERRUPTED)
         assert await store.session("s1") == tell.session()
         assert (await store.turn("t2")).terminal.seq == 7
         assert await store.history("s2") == []

@@ -112,6 +112,7 @@ async def every_call(stub):
 
     history = await stub.GetHistory(chat_pb2.HistoryRequest(session_id=session))
     assert [(message.role, message.text) for message in history.messages] == [("user", text), ("model", answer)]
+    assert [message.finish_reason for message in history.messages] == ["", "stop"]
     snapshot = await stub.CancelTurn(chat_pb2.CancelTurnRequest(turn_id=turn))
     assert (snapshot.status, snapshot.text, snapshot.last_seq) == ("complete", answer, 8)
     info = await stub.GetSessionInfo(chat_pb2.SessionInfoRequest(session_id=session))

@@ -142,8 +142,8 @@ def test_sessions(run: Any, serving: Any, dial: Any) -> None:
             detail = check(await wire.ask("GET", path), DETAIL)
             assert (detail["user_messages"], detail["model_messages"], detail["message_count"]) == (1, 1, 2)
             assert [message["role"] for message in detail["messages"]] == ["user", "model"]
-            for message in detail["messages"]:
-                assert set(message) == {"role", "text", "turn_id", "timestamp"}
+            for message, end in zip(detail["messages"], ({}, {"finish_reason": "stop"}), strict=True):
+                assert message == {**{name: message[name] for name in ("role", "text", "turn_id", "timestamp")}, **end}
                 assert TIMESTAMP.fullmatch(message["timestamp"])
 
             listed = (await wire.ask("GET", "/sessions")).json
