@@ -19,8 +19,6 @@ from typing import Any, cast
 
 from grpclib import protocol
 from grpclib.config import Configuration
-from h2.config import H2Configuration
-from h2.connection import H2Connection
 from h2.errors import ErrorCodes
 from h2.events import ConnectionTerminated, Event, RemoteSettingsChanged, StreamReset, WindowUpdated
 from h2.exceptions import FrameTooLargeError, ProtocolError
@@ -30,6 +28,7 @@ from hpack import Decoder
 from hyperframe.frame import Frame, GoAwayFrame
 
 from proto.grpc_stream import SmallEvent, Stream
+from proto.h2_frames import Config, Receiving
 
 LINGER_SECONDS = 1.0
 BITE_BYTES = 2**14  # read so much at once, so that abuse is seen before it has cost much
@@ -264,7 +263,7 @@ class HeaderDecoder(Decoder):
         return self._headers[:]
 
 
-class H2(H2Connection):
+class H2(Receiving):
     """h2, with less memory and more patience."""
 
     MAX_CLOSED_STREAMS = 1000  # remembered per connection; h2 has 65,536
@@ -272,7 +271,7 @@ class H2(H2Connection):
 
     _forget_at = 64
 
-    def __init__(self, config: H2Configuration) -> None:
+    def __init__(self, config: Config) -> None:
         super().__init__(config)
         settings = {
             SettingCodes.MAX_CONCURRENT_STREAMS: MAX_CONCURRENT_STREAMS,
@@ -319,18 +318,11 @@ class Protocol(protocol.H2Protocol):
     events_class: type[Events] = Events
 
     def __init__(self, handler: protocol.AbstractHandler, client_side: bool) -> None:
-        config = H2Configuration(
-            client_side=client_side,
-            header_encoding="latin-1",  # decodes any byte; with ASCII one odd byte ends the connection
-            validate_inbound_headers=False,  # an offence would end the connection; grpclib and we look at what we use
-            validate_outbound_headers=False,
-            normalize_inbound_headers=False,
-            normalize_outbound_headers=False,
-        )
-        super().__init__(handler, CONFIG.__for_client__() if client_side else CONFIG.__for_server__(), config)
+        config = CONFIG.__for_client__() if client_side else CONFIG.__for_server__()
+        super().__init__(handler, config, Config(client_side))
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        h2 = self.h2_class(self.h2_config)
+        h2 = self.h2_class(cast(Config, self.h2_config))
         h2.initiate_connection()
         h2.increment_flow_control_window(CONNECTION_WINDOW_BYTES - DEFAULT_WINDOW_BYTES)
         self.connection = self.connection_class(h2, cast(asyncio.Transport, transport), config=self.config)

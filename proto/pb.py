@@ -213,8 +213,8 @@ def to_word(message: Message) -> Any:
 
 
 def session_info(detail: answers.SessionDetail) -> chat_pb2.SessionInfoResponse:
-    fields = _fields(detail._replace(messages=[]))
-    del fields["messages"]
+    fields = _fields(detail)
+    del fields["messages"]  # of which `GetSessionInfo` asks for none
     return chat_pb2.SessionInfoResponse(success=True, message="Session found", **fields)
 
 

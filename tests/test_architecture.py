@@ -14,7 +14,7 @@ GENERATED = ("proto.chat_pb2", "proto.chat_grpc")
 WORDS = ("proto", "proto.errors", "proto.events", "proto.requests", "proto.answers")
 CODECS = ("proto.lines", "proto.ndjson", "proto.sse", "proto.websocket", "proto.grpc_web")
 MESSAGES = ("proto.chat_pb2", "proto.chat_grpc", "proto.pb", "proto.pb_json")
-HTTP2 = ("proto.h2", "proto.grpc_stream")
+HTTP2 = ("proto.h2", "proto.h2_frames", "proto.grpc_stream")
 CORE = (
     "server", "server.asking", "server.catalog", "server.chat", "server.checkpoints", "server.clock", "server.direct",
     "server.fields", "server.ids", "server.kept", "server.lane", "server.listen", "server.logs", "server.openapi",

@@ -148,10 +148,8 @@ class Speech:
 
     def hurry(self) -> None:
         """As fast as it can, with a breath for the others now and then."""
-        for _ in range(BREATH_PIECES):
-            if advance((self,)):
-                return
-        asyncio.get_running_loop().call_soon(self.hurry)
+        if not advance(repeat(self, BREATH_PIECES)):
+            asyncio.get_running_loop().call_soon(self.hurry)
 
 
 def advance(speeches: Iterable[Speech]) -> bool:
