@@ -225,12 +225,13 @@ def test_random_schedules(run: Any, framing: Any, recorder: Any, seed: int, gath
                         turn.chunk(chance.choice(["a", "é\n", "  ", '"', "\u2028"]))
         seal(turn)
         join()
+        log = turn.log
         for reader, after in readers:
             for _ in range(2000):  # each of which may pause again
                 if reader.follower._closed:
                     break
                 reader.resume()
-            rest = turn.log[after:]
+            rest = log[after:]
             if reader.ends:
                 assert reader.events == rest
                 assert reader.follower.cursor == turn.last_seq
