@@ -126,8 +126,13 @@ def chunk_framer(heads: Sequence[bytes], framed: Callable[[bytes], bytes]) -> Ch
     return framer
 
 
+_bare_chunk = chunk_framer([b""] * 1024, bytes)
+
+
 def encode_event(event: events.Event, session_id: str) -> bytes:
     """An event of a turn of this session as the bytes of a `ChatResponse`."""
+    if type(event) is events.Chunk and event.text and not event.is_final:
+        return _bare_chunk(chunk_parts(session_id, event.turn_id), event.text, event.seq, event.timestamp)
     fields = {"type": EVENTS[type(event)][0], "session_id": session_id, **_fields(event)}
     return chat_pb2.ChatResponse(**fields).SerializeToString()
 

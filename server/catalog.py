@@ -19,6 +19,7 @@ GEMINI_DEFAULT = "gemini-3.8-flash"
 VERTEX_SWITCHES = ("GOOGLE_GENAI_USE_ENTERPRISE", "GOOGLE_GENAI_USE_VERTEXAI")
 MODELS_TIMEOUT_SECONDS = 2.0
 MODELS_CACHE_SECONDS = 10.0
+MAX_KNOWN_MODELS = 64
 
 
 def gemini_credentials(environ: Mapping[str, str]) -> str | None:
@@ -52,6 +53,7 @@ class Catalog:
 
     def __init__(self, providers: Sequence[Provider], default: str, reason: str) -> None:
         self._providers = {provider.name: provider for provider in providers}
+        self._known: dict[str, Model] = {}
         self._listed: tuple[float, list[ModelInfo]] | None = None
         self._listing = asyncio.Lock()
         self.default = default
@@ -60,8 +62,13 @@ class Catalog:
 
     def model(self, model_id: str | None = None) -> Model:
         """The model with this id, or the default; ChatError `invalid_request` where nobody here can answer for it."""
-        chosen = check_model_id(model_id or self.default)
-        return self._provider(chosen).model(chosen)
+        chosen = model_id or self.default
+        model = self._known.get(chosen)
+        if model is None:
+            model = self._provider(check_model_id(chosen)).model(chosen)
+            if len(self._known) < MAX_KNOWN_MODELS:  # ids come from strangers
+                self._known[chosen] = model
+        return model
 
     def _provider(self, model_id: str) -> Provider:
         name = "demo" if model_id.partition("?")[0] == "demo" else "gemini" if is_gemini(model_id) else "openai"

@@ -43,7 +43,10 @@ class Frames:
         self._told: tuple[Mapping[str, Any], bytes] = ({}, b"")
 
     def framing(self, window_bits: int) -> WebSocket:
-        return self._framings.setdefault(window_bits, WebSocket(window_bits))
+        framing = self._framings.get(window_bits)
+        if framing is None:
+            framing = self._framings[window_bits] = WebSocket(window_bits)
+        return framing
 
     def update(self, session_id: str, update_type: str, fields: Mapping[str, Any]) -> bytes:
         """The frame of an update, made for the first of the members that are told the same."""

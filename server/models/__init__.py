@@ -12,7 +12,7 @@
 
 import asyncio
 import random
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import NamedTuple, Protocol, TypeVar, final
 
@@ -57,12 +57,10 @@ Done = Callable[[End | ChatError], object]
 Stop = Callable[[], object]
 
 
-class Pushing(ABC):
+class Pushing:
     """A model that pushes. Nothing is called before `push` has returned, nor after the answer was stopped."""
 
-    @property
-    @abstractmethod
-    def id(self) -> str: ...
+    id: str
 
     @abstractmethod
     def push(self, messages: Sequence[Message], say: Say, done: Done) -> Stop:

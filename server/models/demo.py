@@ -25,7 +25,6 @@ MAX_RATE = 10_000.0
 SHORTEST_BEAT_SECONDS = 0.002
 CATCH_UP_SECONDS = 1.0  # a server that was busy for longer starts its beat anew
 MAX_PACES = 64
-MAX_KNOWN_MODELS = 64
 BREATH_PIECES = 16  # with rate=0, after how many pieces the others get a turn
 QUOTED_CHARS = 80
 
@@ -55,15 +54,9 @@ class Demo:
 
     def __init__(self) -> None:
         self._paces: dict[float, Pace] = {}
-        self._models: dict[str, DemoModel] = {}
 
     def model(self, model_id: str) -> "DemoModel":
-        model = self._models.get(model_id)
-        if model is None:
-            model = DemoModel(model_id, settings(model_id), self._pace)
-            if len(self._models) < MAX_KNOWN_MODELS:  # ids come from strangers
-                self._models[model_id] = model
-        return model
+        return DemoModel(model_id, settings(model_id), self._pace)
 
     def _pace(self, rate: float) -> "Pace":
         pace = self._paces.get(rate)
@@ -84,13 +77,9 @@ class DemoModel(Pushing):
     """One demo model with its settings."""
 
     def __init__(self, model_id: str, chosen: Settings, pace: Callable[[float], "Pace"]) -> None:
-        self._id = model_id
+        self.id = model_id
         self._settings = chosen
         self._pace = pace
-
-    @property
-    def id(self) -> str:
-        return self._id
 
     def push(self, messages: Sequence[Message], say: Say, done: Done) -> Stop:
         chunks, rate, fail_after = self._settings
@@ -119,8 +108,8 @@ class Speech:
     __slots__ = ("_done", "_end", "over", "pieces", "say")
 
     def __init__(self, pieces: list[str], count: int, end: End | ChatError, say: Say, done: Done) -> None:
-        # Without a copy of them, as `cycle` would make.
-        self.pieces = islice(chain.from_iterable(repeat(pieces)), count)
+        # `cycle` would make a copy of them.
+        self.pieces = islice(pieces if count <= len(pieces) else chain.from_iterable(repeat(pieces)), count)
         self.say = say
         self.over = False
         self._end = end
@@ -148,8 +137,10 @@ class Speech:
 
     def hurry(self) -> None:
         """As fast as it can, with a breath for the others now and then."""
-        if not advance(repeat(self, BREATH_PIECES)):
-            asyncio.get_running_loop().call_soon(self.hurry)
+        for _ in range(BREATH_PIECES):
+            if advance((self,)):
+                return
+        asyncio.get_running_loop().call_soon(self.hurry)
 
 
 def advance(speeches: Iterable[Speech]) -> bool:
