@@ -5,7 +5,8 @@ import os
 import sys
 
 from client.app import run
-from client.oneshot import INTERRUPTED
+from client.console import Unwritable
+from client.oneshot import INTERRUPTED, LEFT, REFUSED
 from client.settings import parse
 
 
@@ -20,9 +21,12 @@ def main() -> int:
         return asyncio.run(run(settings))
     except KeyboardInterrupt:
         return INTERRUPTED
-    except BrokenPipeError:  # whoever read us has enough; Python would say so once more at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+    except (BrokenPipeError, Unwritable) as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python would try once more at exit
+        if isinstance(error, BrokenPipeError):
+            return LEFT
+        print(f"fivewire: {error}", file=sys.stderr)
+        return REFUSED
 
 
 if __name__ == "__main__":

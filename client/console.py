@@ -17,6 +17,10 @@ MAX_COLUMNS = 100  # longer lines are hard to read
 BOX_COLUMNS = 4  # what a box takes of its width
 
 
+class Unwritable(Exception):
+    """The output takes no more; the message says why."""
+
+
 class Console:
     def __init__(self, out: TextIO, err: TextIO) -> None:
         self._out = out
@@ -36,8 +40,13 @@ class Console:
         return min(self.width, MAX_COLUMNS)
 
     def write(self, text: str) -> None:
-        self._out.write(text)
-        self._out.flush()
+        try:
+            self._out.write(text)
+            self._out.flush()
+        except BrokenPipeError:  # whoever reads has enough, which is no trouble
+            raise
+        except OSError as error:
+            raise Unwritable(f"The output cannot be written: {error.strerror}.") from None
         if text:
             self._unfinished = not text.endswith("\n")
 

@@ -19,6 +19,7 @@ from proto.errors import ChatError
 from proto.events import Chunk, Complete, Error, Event, SessionInfo, as_json
 
 OK, REFUSED, WRONG_USAGE, NO_CONNECTION, INTERRUPTED = 0, 1, 2, 3, 130
+LEFT = 141  # whoever reads has enough; what a shell says of a program that a closed pipe ends
 
 
 class Unreadable(Exception):
@@ -120,7 +121,7 @@ async def run(
     try:
         async for message in messages:
             if message.strip():
-                code = await _answer(conversation, message.rstrip("\n"), console, json, plain)
+                code = await _answer(conversation, message.rstrip("\r\n"), console, json, plain)
                 if code != OK:
                     return code
     except ChatError as error:

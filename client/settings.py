@@ -16,7 +16,8 @@ DEFAULT_SERVER = "http://127.0.0.1:8000"
 
 _EXIT_CODES = """\
 With a MESSAGE, or with messages on standard input (one a line), it answers on standard output and exits:
-0 well, 1 the server said no, 2 wrong usage, 3 no connection, 130 interrupted.
+0 well, 1 the server said no or the output cannot be written, 2 wrong usage, 3 no connection, 130 interrupted,
+141 whoever reads has enough.
 Without, it opens a prompt; /help there lists the commands.
 A certificate that the system does not know is trusted through SSL_CERT_FILE."""
 

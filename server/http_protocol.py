@@ -3,6 +3,7 @@
 1. Whoever writes straight to the socket (`server.direct`) is told when that takes no more.
 2. A head has a time limit, and so has a peer that takes nothing of a plain answer.
 3. What cannot be parsed is answered as every error is, also where that is the rest of a body.
+4. What a WebSocket's client may not send is not parsed (`server.client_frames`).
 """
 
 import asyncio
@@ -17,6 +18,7 @@ from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
 from proto.errors import ChatError
 from server import lane
+from server.client_frames import ClientFrames
 from server.direct import DirectWriter
 from server.reply import problem
 
@@ -80,6 +82,9 @@ class HttpProtocol(RequestHandler):
             elif not self._body.is_eof():
                 self._spoil_body()
         self._torn = not self._messages and self._current_request is None
+
+    def set_parser(self, parser: Any, data_received_cb: Callable[[], None] | None = None) -> None:
+        super().set_parser(cast(Any, ClientFrames(parser)), data_received_cb)
 
     def _spoil_body(self) -> None:
         """A body goes on with what is none. aiohttp tells nobody who reads it, and would answer that on its own."""

@@ -22,8 +22,8 @@ CORE = (
 )  # fmt: skip
 CONTRACTS = ("server.models", "server.stores")
 HTTP_EDGE = (
-    "server.access", "server.body", "server.connection", "server.edge", "server.frames", "server.http_protocol",
-    "server.reply",
+    "server.access", "server.body", "server.client_frames", "server.connection", "server.edge", "server.frames",
+    "server.http_protocol", "server.reply",
 )  # fmt: skip
 GRPC_EDGE = ("server.conversation", "server.h2", "server.outflow", "server.rpc")
 ROOT_OF_ALL = ("server.app", "server.reload", "server.__main__")

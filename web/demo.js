@@ -165,7 +165,11 @@ function showRoom(still = false) {
   byId("welcome").hidden = !empty;
   if (turns !== (room?.node ?? null)) {
     turns?.remove();
-    if (room) log.append(room.node);
+    grown.disconnect();
+    if (room) {
+      log.append(room.node);
+      grown.observe(room.node);
+    }
   }
   byId("conversation-title").textContent = room ? titleOf(room.session_id) : "New session";
   document.title = room ? `${titleOf(room.session_id)} · fivewire` : "fivewire: one chat, five wires";
@@ -196,6 +200,9 @@ function follow(always = false) {
   const log = byId("log");
   if (always || atEnd) log.scrollTop = log.scrollHeight;
 }
+
+// How high a turn is, is a guess until it comes near: the end moves away from who has just come to it.
+const grown = new ResizeObserver(() => follow());
 
 function tell(problem) {
   notice(`${problem.message} ${advice(problem.code)}`, true);

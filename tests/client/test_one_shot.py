@@ -156,6 +156,20 @@ def test_standard_input_that_cannot_be_read(shared_server: Any) -> None:
             assert result(client(url, *quick, "hi", **streams)) == (0, "A stream \n", ""), "nothing is to be read"
 
 
+def test_an_output_that_takes_no_more_is_told(shared_server: Any) -> None:
+    url, quick = shared_server.url, ("--model", "demo?chunks=2&rate=0")
+    with open("/dev/full", "w") as full:
+        for flags in (quick, (*quick, "--json")):
+            told = "fivewire: The output cannot be written: No space left on device.\n"
+            assert result(client(url, *flags, "hi", stdout=full)) == (1, None, told)
+
+
+def test_lines_that_end_as_on_windows(shared_server: Any) -> None:
+    code, out, err = ask(shared_server.url, "--json", "--model", "demo?chunks=2&rate=0", typed="one\r\ntwo\r\n\r\n")
+    asked = [event["message"] for event in bare(out) if event["type"] == "session_info"]
+    assert (code, asked, err) == (0, ["one", "two"], "")
+
+
 def test_an_endless_pipe_is_read_as_it_is_wanted(shared_server: Any, run: Callable[..., Any]) -> None:
     class Endless(io.TextIOBase):
         taken = 0
@@ -252,7 +266,7 @@ def test_a_reader_that_has_enough(shared_server: Any) -> None:
         assert process.stdout.read(1) == b"A"
         process.stdout.close()
         assert process.stderr.read() == b""
-    assert process.returncode == 1
+    assert process.returncode == 141
 
 
 def test_too_large_is_told_and_not_tried_again(shared_server: Any) -> None:

@@ -176,3 +176,36 @@ def test_html_and_script_are_shown_as_text_everywhere(parrot: str, start_server:
     assert page.run("window.hacked === undefined")
     assert page.errors == []
     assert page.hosts == {server.url.split("/")[2]}
+
+
+def test_a_long_conversation_is_not_laid_out_where_nobody_sees_it_and_opens_at_its_end(demo: Any) -> None:
+    demo.run(
+        """(async () => {
+            const headers = {"Content-Type": "application/json"};
+            for (let turn = 0; turn < 40; turn++) {
+                const message = `${turn} ${"many words ".repeat((turn * 37) % 200)}`;
+                const body = JSON.stringify({session_id: "long", message, model_id: "demo?chunks=200&rate=0"});
+                await fetch("/chat", {method: "POST", headers, body});
+            }
+            sessionStorage.setItem("fivewire.session", JSON.stringify("long"));
+        })()"""
+    )
+    demo.reload()
+    demo.connected()
+    demo.until(f"{demo.COUNT} === 40")
+    seen = (
+        "[...document.querySelectorAll('#log .said')].map(said => said.checkVisibility({contentVisibilityAuto: true}))"
+    )
+    demo.until(f"(seen => !seen.at(0) && seen.at(-1))({seen})")
+    end = "(log => log.scrollHeight - log.scrollTop - log.clientHeight < 2)(document.querySelector('#log'))"
+    frame = "new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
+    for _ in range(20):  # the frames in which guesses at heights become true
+        demo.run(frame)
+    assert demo.run(end)
+    demo.ask("And on")
+    demo.ended(41)
+    assert demo.run(end)
+    demo.run("document.querySelector('#log').scrollTop = 0")
+    demo.until(f"{seen}.at(0)")
+    demo.run(frame)
+    assert not demo.run(end), "who has gone up is left there"

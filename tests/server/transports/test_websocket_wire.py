@@ -124,11 +124,12 @@ def test_an_inflate_bomb_is_too_big(run, serving, shake, bomb):
     run(scene())
 
 
-def test_bytes_that_do_not_inflate_close_the_connection(run, serving, shake, caplog):
+@pytest.mark.parametrize(("head", "code"), [((TEXT, 0xC0), 1007), ((PING, 0xC0), 1002), ((PING, FIN, False), 1002)])
+def test_frames_that_may_not_be_close_the_connection(run, serving, shake, caplog, head, code):
     async def scene():
         async with serving() as app, shake(app, DEFLATE) as wire:
-            wire.send(frame(b"\xff\xff\xff\xff", bits=FIN | RSV1))
-            assert await closed_with(wire) == 1007
+            wire.send(frame(b"\xff\xff\xff\xff", *head))
+            assert await closed_with(wire) == code
         assert app.chat.stats.websockets == 0
 
     run(scene())
