@@ -65,7 +65,7 @@ class Asking:
         self._cancel: Callable[[], object] = _nothing  # stops the model
         self._begun = self._stopped = self._over = False
         self._failure: ChatError | None = None
-        self._waiters: list[asyncio.Future[None]] = []
+        self._waiters: tuple[asyncio.Future[None], ...] = ()
         self.key: Key | None = None
         turn.stop = self.stop
 
@@ -96,7 +96,7 @@ class Asking:
         """Wait until the turn has begun; ChatError if the store could not take it."""
         if not self._begun and self._failure is None:
             waiter = asyncio.get_running_loop().create_future()
-            self._waiters.append(waiter)
+            self._waiters += (waiter,)
             self.turn.attend()
             try:
                 await waiter
@@ -270,7 +270,7 @@ class Asking:
         for waiter in self._waiters:
             if not waiter.done():
                 waiter.set_result(None)
-        self._waiters.clear()
+        self._waiters = ()
 
 
 def well_formed(text: str) -> str:

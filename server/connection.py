@@ -53,6 +53,10 @@ class Hub:
     connections: dict["Connection", None] = field(default_factory=dict)
     down: bool = False
 
+    def welcome(self, connection_id: str) -> websocket.Connected:
+        info = websocket.ServerInfo(self.chat.catalog.default, FRAMEWORK, websocket.FEATURES)
+        return websocket.Connected(connection_id, "Connected: create or join a session, or chat.", info, timestamp())
+
     async def shut(self) -> None:
         """The server goes down: close every connection. Nobody is told that the others leave."""
         self.down = True
@@ -118,7 +122,7 @@ class Connection(Sink):
         self._left = self._busy = False
         self._heard = True
         self._unread = 0
-        self._updates: list[bytes] = []  # gathered
+        self._updates: tuple[bytes, ...] = ()  # gathered
         self._budget = BURST_MESSAGES
         self._paced_at = time.monotonic()
         self._beat_timer = asyncio.get_running_loop().call_later(self._chat.settings.heartbeat, self._beat)
@@ -127,10 +131,7 @@ class Connection(Sink):
 
     async def run(self) -> None:
         """Take messages until the connection ends."""
-        info = websocket.ServerInfo(self._chat.catalog.default, FRAMEWORK, websocket.FEATURES)
-        self._say(
-            websocket.Connected(self.connection_id, "Connected: create or join a session, or chat.", info, timestamp())
-        )
+        self._say(self._hub.welcome(self.connection_id))
         self._task = asyncio.current_task()
         try:
             await self._read()
@@ -160,6 +161,7 @@ class Connection(Sink):
                 self.write(websocket.frame(message.data, opcode=websocket.PONG))
             elif message.type is not WSMsgType.PONG:
                 return
+            del message  # else it is kept until the next one comes
             await self._pace()
 
     async def _pace(self) -> None:
@@ -224,8 +226,7 @@ class Connection(Sink):
         if session_id not in self._sessions:
             check_joined(len(self._sessions))
         session = await self._chat.session(session_id)
-        count = session.message_count
-        self._say(websocket.Joined(session.id, session.model, count, self.connection_id, timestamp()))
+        self._say(websocket.Joined(session.id, session.model, session.message_count, self.connection_id, timestamp()))
         self._enter(session)
 
     async def _resume(self, message: websocket.Resume) -> None:
@@ -285,7 +286,7 @@ class Connection(Sink):
                 return
         if not self._updates:
             asyncio.get_running_loop().call_later(GATHER_SECONDS, self._flush)
-        self._updates.append(self._hub.frames.update(session_id, update_type, fields))
+        self._updates += (self._hub.frames.update(session_id, update_type, fields),)
         if len(self._updates) >= GATHER_UPDATES:
             self._flush()
 
@@ -293,7 +294,7 @@ class Connection(Sink):
         """What was gathered goes out in one write, before anything that is said after it."""
         if self._updates and not self._left:
             self.write(b"".join(self._updates))
-        self._updates.clear()
+        self._updates = ()
 
     # As a reader of turns
 
@@ -393,8 +394,7 @@ class Connection(Sink):
         for reader in tuple(self._readers.values()):
             reader.close()
         self._readers.clear()
-        sessions, self._sessions = self._sessions, {}
-        for session in sessions.values():
-            self._chat.leave(session, self)
+        while self._sessions:
+            self._chat.leave(self._sessions.popitem()[1], self)
         if self._drained is not None and not self._drained.done():
             self._drained.set_result(None)

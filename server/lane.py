@@ -242,6 +242,9 @@ class Outbox:
         hand_over(lanes)
 
 
+_NONE: list[bytes] = []  # one for all lanes that keep none
+
+
 class Lane:
     """The live readers of one framing of one turn."""
 
@@ -274,7 +277,7 @@ class Lane:
         self.readers = 0  # how many are live
         self.only: Callable[[bytes], object] | None = None  # the one who is, where it is one
         self.behind = 0
-        self.frames: list[bytes] = []  # made while somebody was behind; the first is of the event with seq `first`
+        self.frames = _NONE  # made while somebody was behind; the first is of the event with seq `first`
         self.first = 0
         self.recent: tuple[tuple[int, int, int], list[bytes]] | None = None  # which slice of the log, and its frames
 
@@ -325,13 +328,13 @@ class Lane:
 
     def keep(self) -> None:
         if not self.behind:
-            self.first = self.turn.last_seq + 1
+            self.first, self.frames = self.turn.last_seq + 1, []
         self.behind += 1
 
     def let_go(self) -> None:
         self.behind -= 1
         if not self.behind:
-            self.frames = []
+            self.frames = _NONE
 
     def frames_after(self, cursor: int) -> list[bytes]:
         """The next frames after the cursor, at least one, at most a slice."""

@@ -8,7 +8,6 @@ import asyncio
 import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import chain, islice, repeat
 from typing import NamedTuple
 from urllib.parse import parse_qsl
 
@@ -105,11 +104,12 @@ class DemoModel(Pushing):
 class Speech:
     """One answer on its way: so many of the pieces, over and over again if need be, then the end."""
 
-    __slots__ = ("_done", "_end", "over", "pieces", "say")
+    __slots__ = ("_done", "_end", "count", "over", "pieces", "said", "say")
 
     def __init__(self, pieces: list[str], count: int, end: End | ChatError, say: Say, done: Done) -> None:
-        # `cycle` would make a copy of them.
-        self.pieces = islice(pieces if count <= len(pieces) else chain.from_iterable(repeat(pieces)), count)
+        self.pieces = pieces
+        self.count = count
+        self.said = 0
         self.say = say
         self.over = False
         self._end = end
@@ -119,8 +119,8 @@ class Speech:
         """It is found out at the next beat, which may be far away: until then it holds nobody."""
         if not self.over:
             self.over = True
-            self.pieces = islice((), 0)
-            del self.say, self._done, self._end
+            self.count = 0
+            del self.say, self._done, self.pieces, self._end
 
     def finish(self) -> None:
         """There are no more pieces: the end, if it was not stopped."""
@@ -148,16 +148,18 @@ def advance(speeches: Iterable[Speech]) -> bool:
     answer."""
     over = False
     for speech in speeches:
-        piece = next(speech.pieces, None)
-        if piece is None:
-            speech.finish()
-            over = True
-        else:
+        said = speech.said
+        if said < speech.count:
+            speech.said = said + 1
+            pieces = speech.pieces
             try:
-                speech.say(piece)
+                speech.say(pieces[said % len(pieces)])
             except Exception:
                 speech.fail()
                 over = True
+        else:
+            speech.finish()
+            over = True
     return over
 
 

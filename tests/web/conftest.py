@@ -20,7 +20,15 @@ from websockets.sync.client import ClientConnection, connect
 
 START_SECONDS = 30.0
 ANSWER_SECONDS = 20.0
-NAMES = ("chromium-headless-shell", "chrome-headless-shell", "chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+NAMES = (
+    "chromium-headless-shell",
+    "chrome-headless-shell",
+    "chromium",
+    "chromium-browser",
+    "google-chrome",
+    "google-chrome-stable",
+    "chrome",
+)
 FLAGS = (
     "--headless=new",
     "--no-sandbox",
