@@ -21,7 +21,7 @@ ENTER, TAB, ALT_ENTER, CTRL_C, CTRL_D = "\r", "\t", "\x1b\r", "\x03", "\x04"
 
 
 def written(line: dict[int, Any]) -> str:
-    """What stands in a line. pyte's own `display` looks at every cell, written or not, and takes eight times as long."""
+    """What stands in a line. pyte's own `display` looks at all cells, also the empty ones, in eight times the time."""
     return "".join([line[column].data for column in range(max(line, default=-1) + 1)]).rstrip()
 
 
