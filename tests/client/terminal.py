@@ -103,6 +103,8 @@ class Terminal:
         """The exit code."""
         with contextlib.suppress(AssertionError):
             self._until(lambda: False, "")
+        if self._child.eof() and self._child.isalive():
+            self._child.wait()  # it has written its last, and may take a moment yet to go: to close is to hang up on it
         self._child.close()
         return int(self._child.exitstatus)
 
