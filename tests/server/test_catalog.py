@@ -106,6 +106,15 @@ def test_an_id_that_nobody_answers_for_is_refused_and_says_what_to_set(there: st
         Catalog(there_is, model_id, "chosen by --model")
 
 
+def test_models_that_strangers_name_do_not_pile_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(catalog, "MAX_KNOWN_MODELS", 2)
+    here = Catalog([Family("demo")], "demo", "")
+    assert here.model("demo") is here.model("demo"), "it is known"
+    for number in range(10):
+        assert here.model(f"demo?chunks={number}").id == f"demo?chunks={number}"
+    assert len(here._known) == 2
+
+
 def test_models_are_told_by_those_who_can_in_time_and_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(catalog, "MODELS_TIMEOUT_SECONDS", 0.05)
 
