@@ -130,10 +130,10 @@ _MAKERS = _Makers(
 
 
 @cache
-def _members(kind: Any, before: str = "") -> Callable[[Any], str]:
-    """What makes `,"name":value` of each field of such a word that is not None, behind what stands before: one format
-    string. A loop over the fields takes half as long again."""
-    form = before.replace("{", "{{")
+def _members(kind: Any, tag: str = "") -> Callable[[Any], str]:
+    """What makes `,"name":value` of each field of such a word that is not None, behind the beginning of an object with
+    that `type`, if there is one: one format string. A loop over the fields takes half as long again."""
+    form = f'{{{{"type":"{tag}"' if tag else ""
     for place, name in enumerate(kind._fields):
         told, value = kind.__annotations__[name], f"word[{place}]"
         if told is bool:
@@ -154,9 +154,9 @@ def dumps(value: Any) -> str:
 
 def tagged(kind: str, word: Any, **more: Any) -> str:
     """A word as an object that says what it is, `type` first, and more behind its fields."""
-    text = _members(word.__class__, f'{{"type":"{kind}"')(word)
+    text = _members(word.__class__, kind)(word)
     for name, item in more.items():
-        text += f",{quote(name)}:{dumps(item)}"
+        text += f',"{name}":{dumps(item)}'
     return text + "}"
 
 

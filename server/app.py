@@ -8,7 +8,7 @@ import ssl
 from collections.abc import Mapping, Sequence
 from ipaddress import ip_address
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 from aiohttp import web
 
@@ -17,7 +17,7 @@ from server.access import Access
 from server.catalog import VERTEX_SWITCHES, Catalog, choose_default, gemini_credentials
 from server.chat import Chat
 from server.connection import Hub
-from server.edge import middleware
+from server.edge import Handler, edge
 from server.http_protocol import KEEP_ALIVE_SECONDS, MAX_HEADER_BYTES, MAX_HEADERS, HttpProtocol
 from server.listen import GRPC_ALPN, HTTP_ALPN, Listener, bind, tls_context
 from server.models import Patience, Provider
@@ -87,10 +87,7 @@ class App:
         except BaseException:
             sockets.close()
             raise
-        self._runner = web.AppRunner(
-            self._application(), access_log=None, handler_cancellation=True, shutdown_timeout=CLOSE_SECONDS
-        )
-        await self._runner.setup()
+        self._runner = await self._serve()
         self._listeners = [Listener(sockets.http, self._http_protocol, self._grpc.protocol, tls, shared=shared)]
         if sockets.grpc:
             self._listeners.append(Listener(sockets.grpc, None, self._grpc.protocol, grpc_tls, shared=shared))
@@ -150,8 +147,9 @@ class App:
             max_headers=MAX_HEADERS,
         )
 
-    def _application(self) -> web.Application:
-        application = web.Application(middlewares=[middleware(self.access)])
+    async def _serve(self) -> web.AppRunner:
+        """The HTTP application, ready for connections; whoever comes passes the edge before."""
+        application = web.Application()
         everything: list[Route] = []
         everything += stream.routes(self.chat)
         everything += websocket.routes(self._websockets)
@@ -163,7 +161,13 @@ class App:
                 application.router.add_get(route.path, route.handler, expect_handler=_expected)
             else:
                 application.router.add_route(route.method, route.path, route.handler, expect_handler=_expected)
-        return application
+        runner = web.AppRunner(application, access_log=None, handler_cancellation=True, shutdown_timeout=CLOSE_SECONDS)
+        await runner.setup()
+        assert runner.server is not None
+        exact = {(route.method, route.path): route.handler for route in everything if "{" not in route.path}
+        others = cast(Handler, runner.server.request_handler)
+        runner.server.request_handler = cast(Any, edge(self.access, exact, others))
+        return runner
 
 
 async def _expected(request: web.Request) -> None:

@@ -125,7 +125,7 @@ class Asking:
         turn, session = self.turn, self.session
         self._begun = True
         self._desk.stats.begun()
-        session.say("user", turn.message)
+        session.say(self._messages[-1])
         if not session.stored:
             self._desk.sessions.was_stored(session)
             self._desk.stats.sessions_created += 1
@@ -206,15 +206,14 @@ class Asking:
             turn.last_chunk(end.text if end.text.isascii() else well_formed(end.text))
             if self._desk.settings.verbose:
                 self._tell_chunk(len(end.text))
-        turn.said_all()
-        text = turn.text
+        text = turn.said_all()
         usage = Usage(0, 0, True)  # of a model that has refused
         if end is not None or text:
             told = end.usage if end is not None else None
             usage = told or pieces.estimated_usage(self._messages, self._desk.settings.system, text)
         usage = pieces.priced(usage, self._desk.settings.price_in, self._desk.settings.price_out)
         if text:
-            session.say("model", text)
+            session.say(Message("model", text))
             session.model_messages += 1
         session.active_at = time.time()
         session.input_tokens += usage.input_tokens

@@ -30,7 +30,7 @@ from server.models import Message, Model
 from server.sessions import Member, Session, Sessions, unknown
 from server.settings import Settings
 from server.stats import Stats
-from server.stores import Key, SavedSession, Store
+from server.stores import Key, Store
 from server.turn import Turn
 
 MAX_PAGE = 500
@@ -227,9 +227,9 @@ class Chat:
     # Sessions
 
     def _new_session(self, session_id: str | None, model: Model | None) -> Session:
-        now = time.time()
-        model_id = model.id if model is not None else self.catalog.default
-        return self._sessions.add(SavedSession(session_id or ids.session_id(), model_id, now, now, 0, 0, 0, 0, 0.0))
+        return self._sessions.add(
+            session_id or ids.session_id(), model.id if model is not None else self.catalog.default
+        )
 
     async def new_session(self, model_id: str | None = None) -> Session:
         if self.draining:

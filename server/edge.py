@@ -7,7 +7,7 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from aiohttp import web
@@ -22,6 +22,7 @@ from server.reply import Reply, common_fields, problem
 log = logging.getLogger(__name__)
 
 BODY_SECONDS = 20.0
+JSON = "application/json"
 EXPOSED = "X-Request-Id, X-Turn-Id, Retry-After"
 ALLOWED_HEADERS = (
     "Content-Type, Accept, Idempotency-Key, Last-Event-ID, X-Request-Id, Authorization, X-Grpc-Web, X-User-Agent, "
@@ -42,12 +43,12 @@ def _allow(request: web.BaseRequest, origin: str) -> None:
     common_fields(request).update(allowed)
 
 
-def middleware(access: Access) -> Any:
-    """The one middleware: Host, Origin, errors."""
+def edge(access: Access, exact: Mapping[tuple[str, str], Handler], others: Handler) -> Handler:
+    """What every request passes: Host, Origin, the way to its handler, errors. `exact` are the handlers of the methods
+    and paths that have no parameter: where one is found at once, a `POST /chat` takes a twenty-fifth fewer instructions
+    than by aiohttp's router and middlewares."""
 
-    @web.middleware
-    async def edge(request: web.Request, handler: Handler) -> web.StreamResponse:
-        response: web.StreamResponse
+    async def handle(request: web.Request) -> web.StreamResponse:
         try:
             access.check_host(request.headers.get("Host", ""))
             if "Origin" in request.headers:
@@ -55,25 +56,21 @@ def middleware(access: Access) -> Any:
                 if origin is not None:
                     _allow(request, origin)
                 if request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers:
-                    response = _preflight()
-                else:
-                    response = await handler(request)
-            else:
-                response = await handler(request)
+                    return _preflight()
+            return await exact.get((request.method, request.rel_url.raw_path), others)(request)
         except ChatError as error:
-            response = problem(error, request)
+            return problem(error, request)
         except web.HTTPException as error:
-            response = _refusal(error, request)
+            return _refusal(error, request)
         except (asyncio.CancelledError, ConnectionError):
             raise  # the peer has left
         except Exception:
             log.exception("a bug: %s %s failed", request.method, request.path)
             if started(request):
                 raise ConnectionError("the answer has started") from None
-            response = problem(ChatError("internal", "The server failed; its log says more."), request)
-        return response
+            return problem(ChatError("internal", "The server failed; its log says more."), request)
 
-    return edge
+    return handle
 
 
 def _preflight() -> Reply:
@@ -101,8 +98,6 @@ def _refusal(error: web.HTTPException, request: web.Request) -> Reply:
 
 async def read_body(request: web.Request, limit: int) -> bytes:
     """The whole body, within its limits of size and time."""
-    if (request.content_length or 0) > limit:
-        raise ChatError("too_large", f"The body may have at most {limit} bytes.")
     if request.headers.get("Content-Encoding", "identity").lower() != "identity":
         # Small bodies gain nothing from it, and a small one could unfold into a very large one.
         raise ChatError("invalid_request", "Send the body as it is, without a Content-Encoding.", http=415)
@@ -110,6 +105,8 @@ async def read_body(request: web.Request, limit: int) -> bytes:
     try:
         if content.is_eof():  # the usual case: head and body came together
             body = content.read_nowait() if not content.at_eof() else b""
+        elif (request.content_length or 0) > limit:
+            raise _too_large(limit)
         else:
             if request.version >= (1, 1) and request.headers.get("Expect", "").lower() == "100-continue":
                 protocol: Any = request.protocol  # an HttpProtocol
@@ -132,8 +129,12 @@ async def read_body(request: web.Request, limit: int) -> bytes:
     except (web.RequestPayloadError, HttpProcessingError):  # the latter without aiohttp's extensions in C
         raise invalid("The body could not be read: it is cut off, or not encoded as its headers say.") from None
     if len(body) > limit:
-        raise ChatError("too_large", f"The body may have at most {limit} bytes.")
+        raise _too_large(limit)
     return body
+
+
+def _too_large(limit: int) -> ChatError:
+    return ChatError("too_large", f"The body may have at most {limit} bytes.")
 
 
 async def read_json(request: web.Request, limit: int, optional: bool = False) -> dict[str, Any]:
@@ -141,8 +142,9 @@ async def read_json(request: web.Request, limit: int, optional: bool = False) ->
     body = await read_body(request, limit)
     if optional and not body.strip():
         return {}
-    if request.content_type != "application/json":
-        raise ChatError("invalid_request", "Send the body as Content-Type: application/json.", http=415)
+    usual = request.headers.get("Content-Type") == JSON  # which needs no parsing
+    if not usual and request.content_type != JSON:
+        raise ChatError("invalid_request", f"Send the body as Content-Type: {JSON}.", http=415)
     return json_object(body)
 
 

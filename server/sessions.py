@@ -6,6 +6,7 @@
    deleted meanwhile stays deleted (`deletions` tells).
 """
 
+import time
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -56,21 +57,33 @@ class Session:
         "model", "model_messages", "output_tokens", "stored", "turn", "user_messages", "uses",
     )  # fmt: skip
 
-    def __init__(self, saved: SavedSession, messages: list[Message], stored: bool) -> None:
-        self.id = saved.id
-        self.model = saved.model
-        self.created_at = saved.created_at
-        self.active_at = saved.active_at
-        self.user_messages = saved.user_messages
-        self.model_messages = saved.model_messages
-        self.input_tokens = saved.input_tokens
-        self.output_tokens = saved.output_tokens
-        self.cost = saved.cost
-        self.messages = messages
-        self.chars = sum([len(message.text) for message in messages])  # what they take in memory
+    def __init__(
+        self,
+        session_id: str,
+        model: str,
+        created_at: float,
+        active_at: float,
+        user_messages: int = 0,
+        model_messages: int = 0,
+        input_tokens: int = 0,
+        output_tokens: int = 0,
+        cost: float = 0.0,
+    ) -> None:
+        """A new one; or one that was saved, with its figures as `SavedSession` has them."""
+        self.id = session_id
+        self.model = model
+        self.created_at = created_at
+        self.active_at = active_at
+        self.user_messages = user_messages
+        self.model_messages = model_messages
+        self.input_tokens = input_tokens
+        self.output_tokens = output_tokens
+        self.cost = cost
+        self.messages: list[Message] = []
+        self.chars = 0  # of the messages: what they take in memory
         self.members: dict[Member, None] = {}
         self.turn: Turn | None = None
-        self.stored = stored  # False until the store has a row of it
+        self.stored = False  # until the store has a row of it
         self.changing = False  # being cleared or deleted: no turn may begin
         self.deleted = False
         self.uses = 0
@@ -84,9 +97,9 @@ class Session:
     def message_count(self) -> int:
         return self.user_messages + self.model_messages
 
-    def say(self, role: str, text: str) -> None:
-        self.messages.append(Message(role, text))
-        self.chars += len(text)
+    def say(self, message: Message) -> None:
+        self.messages.append(message)
+        self.chars += len(message.text)
 
     def forget(self) -> None:
         self.messages, self.chars = [], 0
@@ -145,14 +158,17 @@ class Sessions:
                 continue
             if saved is None:
                 return None
-            session = Session(saved, [Message(message.role, message.text) for message in history], stored=True)
-            self._live[session_id] = session
+            session = self._live[session_id] = Session(*saved)
+            for message in history:
+                session.say(Message(message.role, message.text))
+            session.stored = True
             self._rest(session)
             return session
 
-    def add(self, saved: SavedSession) -> Session:
+    def add(self, session_id: str, model: str) -> Session:
         """A new session, which the store does not have yet: to be held at once."""
-        session = self._live[saved.id] = Session(saved, [], stored=False)
+        now = time.time()
+        session = self._live[session_id] = Session(session_id, model, now, now)
         return session
 
     @contextmanager

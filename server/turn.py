@@ -37,6 +37,7 @@ class Turn:
         "_outbox",
         "_said",
         "_waiters",
+        "chars",
         "client",
         "final",
         "first_chunk_at",
@@ -79,6 +80,7 @@ class Turn:
         self.terminal: Complete | Error | None = None
         self.final = False
         self._said: list[str] = []  # text, timestamp, text, timestamp: no object per chunk that would stay
+        self.chars = 0  # of the answer, once all is said
         self.retry_after: float | None = None  # seconds that a failed model asks for
         self.stored = 0  # chunks that the store was given
         self.started_at = time.monotonic()
@@ -136,10 +138,6 @@ class Turn:
     def text(self) -> str:
         """The answer so far."""
         return "".join(self._said[::2])
-
-    @property
-    def chars(self) -> int:
-        return sum(map(len, self._said[::2]))
 
     @property
     def time_to_first_chunk(self) -> float | None:
@@ -214,10 +212,13 @@ class Turn:
         for lane in self._lanes:
             lane.push(lane.framing.encode(self, chunk))
 
-    def said_all(self) -> None:
-        """No chunk will come any more. The garbage collector does not walk through a tuple of strings, however many
-        turns are kept; through a list it does."""
+    def said_all(self) -> str:
+        """No chunk will come any more: the answer. The garbage collector does not walk through a tuple of strings,
+        however many turns are kept; through a list it does."""
+        text = self.text
         self._said = cast(list[str], tuple(self._said))
+        self.chars = len(text)
+        return text
 
     def seal(self, terminal: Complete | Error) -> None:
         """The end: the last event, and everybody is told."""
@@ -244,6 +245,7 @@ class Turn:
     def restore(self, chunks: tuple[str, ...], final: bool, terminal: Complete | Error | None) -> None:
         """Fill the log with what a store kept."""
         self._said = cast(list[str], chunks)
+        self.chars = sum(map(len, chunks[::2]))
         self.final = final
         self.terminal = terminal
         self.last_seq = HEAD_EVENTS + self.chunk_count + (terminal is not None)

@@ -267,6 +267,17 @@ def test_head_is_get_without_its_body(run: Any, serving: Any, dial: Any) -> None
     run(test())
 
 
+def test_a_path_is_found_however_it_is_written(run: Any, serving: Any, dial: Any) -> None:
+    async def test() -> None:
+        async with serving() as app, dial(app) as wire:
+            for path in ("/health", "/health?a=1", "/%68ealth", f"{app.http_url}/health"):
+                assert (await wire.ask("GET", path)).json["status"] == "healthy"
+            for path in ("/health/", "//health", "/Health"):
+                assert (await wire.ask("GET", path)).status == 404
+
+    run(test())
+
+
 def test_a_bug_is_internal_and_keeps_its_traceback_to_itself(run: Any, serving: Any, dial: Any, caplog: Any) -> None:
     async def test() -> None:
         async with serving() as app, dial(app) as wire:
