@@ -180,22 +180,22 @@ def streamed(turn: Turn, source: AsyncIterator[dict[str, Any]], accept: str) -> 
 
 @app.post("/chat")
 async def chat(body: ChatBody) -> ChatAnswer:
-    start = time.monotonic()
+    """The turn is the same as a stream's, so that others can follow it; the one who asked gets it when it is over."""
     session, new = open_session(body)
-    session.messages.append({"role": "user", "text": body.message})
-    text = "".join([piece async for piece in answer(session.model)])
-    session.messages.append({"role": "model", "text": text})
+    turn = Turn(str(uuid.uuid4()), session)
+    told = [event async for event in events(turn, body.message, new)]
+    end = told[-1]
     return ChatAnswer(
-        response=text,
+        response="".join([event["text"] for event in told if event["type"] == "chunk"]),
         session_id=session.id,
-        processing_time=time.monotonic() - start,
+        processing_time=end["processing_time"],
         model=session.model,
-        timestamp=timestamp(),
-        message_count=len(session.messages),
+        timestamp=end["timestamp"],
+        message_count=end["message_count"],
         is_new_session=new,
-        turn_id=str(uuid.uuid4()),
-        finish_reason="stop",
-        usage=UsageBody(input_tokens=len(body.message) // 4, output_tokens=len(text) // 4, estimated=True),
+        turn_id=turn.id,
+        finish_reason=end["finish_reason"],
+        usage=UsageBody(**end["usage"]),
     )
 
 
