@@ -24,7 +24,6 @@ from h2.events import ConnectionTerminated, Event, RemoteSettingsChanged, Stream
 from h2.exceptions import FrameTooLargeError, ProtocolError
 from h2.frame_buffer import CONTINUATION_BACKLOG
 from h2.settings import ChangedSetting, SettingCodes, Settings
-from hpack import Decoder
 from hyperframe.frame import Frame, GoAwayFrame
 
 from proto.grpc_stream import SmallEvent, Stream
@@ -59,14 +58,11 @@ class Connection(protocol.Connection):
     stream_class: type[Stream] = Stream
     _lingering: asyncio.TimerHandle | None = None
 
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
+    def __init__(self, h2: "H2", *args: Any, **options: Any) -> None:
+        super().__init__(h2, *args, **options)
+        self.h2 = h2
         self.write_ready = SmallEvent()
         self.write_ready.set()
-
-    @property
-    def h2(self) -> "H2":
-        return cast("H2", self._connection)
 
     def create_stream(self, *, stream_id: int | None = None, wrapper: Any = None) -> Stream:
         return self.stream_class(self, self._connection, self._transport, stream_id=stream_id, wrapper=wrapper)
@@ -248,21 +244,6 @@ class _Entries(list[tuple[bytes, bytes]]):
         self.insert(0, entry)
 
 
-class HeaderDecoder(Decoder):
-    """Once a table has all the headers of a peer's calls, the next call's block is the same few bytes, and means what
-    it meant the last time. hpack takes a third of a call's receipt to find that out."""
-
-    _block = b""
-    _headers: list[Any]
-
-    def decode(self, data: bytes, raw: bool = False) -> Any:
-        if not data or data != self._block:
-            self._headers = list(super().decode(data, raw))
-            # Bytes above 0x80 are places in the table, one each; whatever has another may change the table.
-            self._block = data if data and min(data) > 0x80 else b""
-        return self._headers[:]
-
-
 class H2(Receiving):
     """h2, with less memory and more patience."""
 
@@ -281,7 +262,6 @@ class H2(Receiving):
         }
         self.local_settings = SmallSettings(config.client_side, settings)
         self.remote_settings = SmallSettings(not config.client_side)
-        self.decoder = HeaderDecoder()
         self.decoder.max_header_list_size = MAX_HEADER_LIST_BYTES
         for coder in (self.encoder, self.decoder):
             cast(Any, coder.header_table).dynamic_entries = _Entries()

@@ -49,14 +49,14 @@ PREFACE_SECONDS = 10.0
 IDLE_SECONDS = 600.0
 LAST_CALL_SECONDS = 0.1  # for calls that a peer has made before it heard that it should not
 
-# Of a call's headers, those that mean something here, and their usual values: one string each for all calls.
-_USED = {name: name for name in (":method", ":path", "te", "content-type", "grpc-encoding", "grpc-accept-encoding")}
-_USUAL = {value: value for value in ("POST", "trailers", "application/grpc", "identity", "gzip", "identity,gzip")}
+# Of a call's headers, those that mean something here.
+_USED = {":method", ":path", "te", "content-type", "grpc-encoding", "grpc-accept-encoding"}
 _TIMEOUT = re.compile(r"[0-9]{1,8}[HMSmun]")
 log = logging.getLogger(__name__)
 
 
 class ServerConnection(Connection):
+    h2: "ServerH2"
     stream_class = ServerStream
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -108,6 +108,7 @@ class ServerProtocol(Protocol):
     """One connection of a client."""
 
     handler: "Calls"
+    connection: ServerConnection
     h2_class = ServerH2
     connection_class = ServerConnection
 
@@ -136,7 +137,7 @@ class ServerProtocol(Protocol):
 
     def data_received(self, data: bytes) -> None:
         now = time.monotonic()
-        h2 = cast(ServerH2, self.connection.h2)
+        h2 = self.connection.h2
         h2.budget = min(BUDGET_FRAMES, h2.budget + (now - self._fed_at) * BUDGET_FRAMES_PER_SECOND)
         self._fed_at = now
         super().data_received(data)
@@ -197,6 +198,9 @@ class Calls(grpclib.server.Handler):
     def __init__(self, server: "GrpcServer", protocol: ServerProtocol) -> None:
         super().__init__(server.mapping, server.codec, None, server.dispatch)
         self._protocol = protocol
+        self._headers: Headers = []  # of the last call that was accepted, and what they come to
+        self._used: Headers = []
+        self._seconds: float | None = None
 
     @property
     def tasks(self) -> set["asyncio.Task[None]"]:
@@ -206,19 +210,21 @@ class Calls(grpclib.server.Handler):
         if len(self._protocol.processor.streams) > MAX_CONCURRENT_STREAMS:
             cast(ServerH2, stream.connection.h2).budget -= 1
             return self._refuse(stream, release_stream, ErrorCodes.REFUSED_STREAM)
-        names = {name for name, _ in headers}
-        if ":method" not in names or ":path" not in names:
-            return self._refuse(stream, release_stream, ErrorCodes.PROTOCOL_ERROR)
-        problem = _bad_header(headers)
-        if problem:
-            stream.refuse(Status.INVALID_ARGUMENT, problem)
-            return self._refuse(stream, release_stream, ErrorCodes.NO_ERROR)
-        timeouts = [value for name, value in headers if name == "grpc-timeout"]
-        if timeouts:
-            seconds = min(map(decode_timeout, timeouts))
-            stream.deadline = self.loop.call_later(seconds, _time_is_up, stream)
-        # grpclib holds on to them as long as the call lasts.
-        stream.headers = [(_USED[name], _USUAL.get(value, value)) for name, value in headers if name in _USED]
+        if headers is not self._headers:  # the same list comes as long as the peer sends the same
+            names = {name for name, _ in headers}
+            if ":method" not in names or ":path" not in names:
+                return self._refuse(stream, release_stream, ErrorCodes.PROTOCOL_ERROR)
+            problem = _bad_header(headers)
+            if problem:
+                stream.refuse(Status.INVALID_ARGUMENT, problem)
+                return self._refuse(stream, release_stream, ErrorCodes.NO_ERROR)
+            timeouts = [decode_timeout(value) for name, value in headers if name == "grpc-timeout"]
+            self._seconds = min(timeouts, default=None)
+            self._used = [header for header in headers if header[0] in _USED]
+            self._headers = headers
+        if self._seconds is not None:
+            stream.deadline = self.loop.call_later(self._seconds, _time_is_up, stream)
+        stream.headers = self._used  # grpclib holds on to them as long as the call lasts
         super().accept(stream, stream.headers, release_stream)
         self._tasks[stream].add_done_callback(partial(self._ended, stream, release_stream))
         return None

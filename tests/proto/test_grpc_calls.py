@@ -6,7 +6,7 @@ import hpack
 import pytest
 
 from proto.grpc_stream import LATER_BYTES, Inbox
-from proto.h2 import HeaderDecoder
+from proto.h2_frames import HeaderDecoder
 
 CALL = [(b":method", b"POST"), (b":path", b"/chat.ChatService/StreamChat"), (b"te", b"trailers")]
 OTHER = [(b":method", b"POST"), (b":path", b"/chat.ChatService/ListModels"), (b"te", b"trailers")]
@@ -23,6 +23,7 @@ def test_header_blocks_mean_what_they_mean_to_hpack():
         block = encoder.encode(headers)
         repeated += bool(block) and min(block) > 0x80
         assert ours.decode(block, raw=True) == plain.decode(block, raw=True) == headers
+        assert ours.texts == [(name.decode(), value.decode()) for name, value in headers]
     assert repeated > 8  # else nothing was tried
 
 

@@ -43,6 +43,23 @@ def test_odd_headers_have_an_answer_and_the_connection_lives_on(serving, peer, r
     run(scenario())
 
 
+def test_calls_that_say_the_same_headers_have_each_a_deadline_of_their_own(serving, peer, run):
+    """Their blocks are a few bytes, from the table: what they come to is found out once."""
+
+    async def scenario():
+        async with serving() as app, peer(app) as one:
+            forever = chat_pb2.ChatRequest(message="x", model_id="demo?chunks=1000&rate=1").SerializeToString()
+            hurried, without, spoilt = [("grpc-timeout", "50m")], [], [("grpc-timeout", "soon")]
+            for extra, end in (
+                [(hurried, 4)] * 3 + [(without, 0)] * 2 + [(spoilt, 3)] * 2 + [(hurried, 4), (without, 0)]
+            ):
+                call = one.call("StreamChat", forever, extra) if end else one.call(extra=extra)
+                assert await one.end(call) == end
+            await one.well()
+
+    run(scenario())
+
+
 # mtime: a test's name is made of its bytes, and has to be the same in every process that runs a part of the tests
 EMPTY = gzip.compress(b"", mtime=0)
 BOMB = gzip.compress(bytes(MAX_MESSAGE_BYTES + 1), mtime=0)
