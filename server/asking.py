@@ -147,20 +147,16 @@ class Asking:
             )
         self._wake()
         settings, model = self._desk.settings, self._model
+        loop = asyncio.get_running_loop()
+        # Either way the model is asked in the next pass of the loop: the first events do not wait for it.
         if isinstance(model, Pushing) and not settings.chunk_words and not settings.verbose:
-            stop = model.push(self._messages, turn.chunk, self._done)
-
-            def cancel() -> None:
-                stop()
-                self._done(End("", "cancelled"))
-
-            self._cancel = cancel
+            loop.call_soon(self._push, model)
         else:
-            task = asyncio.get_running_loop().create_task(self._ask())
+            task = loop.create_task(self._ask())
             task.add_done_callback(self._asked)
             self._cancel = task.cancel
-        if self._stopped:
-            self.stop()
+            if self._stopped:
+                self.stop()
 
     def _refuse(self, failure: ChatError) -> None:
         self._failure = failure
@@ -168,6 +164,19 @@ class Asking:
         self.turn.stop = _nothing
         self._free()
         self._wake()
+
+    def _push(self, model: Pushing) -> None:
+        if self._stopped:
+            self._done(End("", "cancelled"))
+            return
+        stop = model.push(self._messages, self.turn.chunk, self._done)
+
+        def cancel() -> None:
+            stop()
+            self._done(End("", "cancelled"))
+
+        if not self._over:
+            self._cancel = cancel
 
     async def _ask(self) -> End:
         settings, turn = self._desk.settings, self.turn

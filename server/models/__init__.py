@@ -58,13 +58,13 @@ Stop = Callable[[], object]
 
 
 class Pushing:
-    """A model that pushes. Nothing is called before `push` has returned, nor after the answer was stopped."""
+    """A model that pushes. Nothing is called after the answer was stopped."""
 
     id: str
 
     @abstractmethod
     def push(self, messages: Sequence[Message], say: Say, done: Done) -> Stop:
-        """Begin to answer: `say` for each piece, then `done` once. What is returned stops it."""
+        """Begin to answer, or answer: `say` for each piece, then `done` once. What is returned stops it."""
 
     async def answer(self, messages: Sequence[Message]) -> Pieces:
         """The same as a generator, for whoever has something to do with the pieces on the way."""

@@ -97,7 +97,7 @@ class DemoModel(Pushing):
         if rate:
             self._pace(rate).add(speech)
         else:
-            asyncio.get_running_loop().call_soon(speech.hurry)
+            speech.hurry()
         return speech.stop
 
 

@@ -194,6 +194,20 @@ def test_cancel_before_the_first_step(run: Any, opened: Open, script: Any) -> No
     run(test())
 
 
+@pytest.mark.parametrize("model", ["demo?chunks=9&rate=0", "demo?chunks=9"])
+def test_cancel_before_a_model_that_pushes_is_asked(run: Any, opened: Open, script: Any, model: str) -> None:
+    async def test() -> None:
+        async with opened(script()) as chat:
+            turn = await chat.send(Ask("Hello", "s", model), "rest", "me")
+            turn.stop()
+            await turn.ended()
+            assert (turn.state, turn.text) == ("cancelled", "")
+            again = await whole(chat, Ask("Again", "s", "demo?chunks=9&rate=0"))
+            assert (again.state, again.chunk_count) == ("complete", 9)
+
+    run(test())
+
+
 def test_a_model_that_breaks(run: Any, opened: Open, script: Any, caplog: Any) -> None:
     async def test() -> None:
         models = script()

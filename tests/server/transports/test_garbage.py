@@ -25,6 +25,7 @@ BROKEN = "demo?chunks=9&rate=200&fail_after=3"
     [
         ("demo?chunks=5&rate=200", {}),
         ("demo?chunks=40&rate=0", {}),
+        ("demo?chunks=3&rate=0", {}),  # which is over before `push` has returned
         (BROKEN, {}),
         ("demo?chunks=40&rate=0", {"chunk_words": 2, "chunk_interval": 0.001}),  # by way of a task that asks the model
         (BROKEN, {"chunk_words": 2, "chunk_interval": 0.001}),
