@@ -6,6 +6,7 @@
 """
 
 import asyncio
+import functools
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
@@ -157,6 +158,35 @@ async def read_chat_request(request: web.Request, max_message_chars: int) -> Cha
             raise invalid("The header Idempotency-Key and the field idempotency_key differ.")
         fields["idempotency_key"] = key
     return chat_request(fields, max_message_chars)
+
+
+def preferred(request: web.BaseRequest, offers: tuple[str, ...]) -> str:
+    """Which of these media types the request would rather have. The first one is for those who do not mind; of two
+    that are named alike, the later wins."""
+    return _preferred(", ".join(request.headers.getall("Accept", ())), offers)
+
+
+@functools.lru_cache(64)
+def _preferred(accept: str, offers: tuple[str, ...]) -> str:
+    """By RFC 9110 section 12.5.1: of the ranges that cover a type, the closest has its weight."""
+    weights = {}
+    for item in accept.lower().split(","):
+        covered, *parameters = map(str.strip, item.split(";"))
+        weights[covered] = next((_weight(text[2:]) for text in parameters if text.startswith("q=")), 1.0)
+    chosen, best = offers[0], (0.0, 3)
+    for offer in offers:
+        ranges = (2, offer), (1, offer.partition("/")[0] + "/*"), (0, "*/*")
+        rank = next(((weights[covered], close) for close, covered in ranges if covered in weights), (0.0, 0))
+        if rank > best or (rank == best and best[1] == 2):
+            chosen, best = offer, rank
+    return chosen
+
+
+def _weight(text: str) -> float:
+    try:
+        return min(1.0, max(0.0, float(text)))
+    except ValueError:
+        return 1.0
 
 
 def client_name(request: web.BaseRequest) -> str:

@@ -21,7 +21,7 @@ from proto.events import Error, dumps
 from proto.requests import ChatRequest, NewSession, invalid, text_field
 from server.chat import MAX_PAGE, PAGE, Chat
 from server.clock import rfc3339, timestamp
-from server.edge import client_name, max_body_bytes, read_chat_request, read_json
+from server.edge import client_name, max_body_bytes, preferred, read_chat_request, read_json
 from server.openapi import Messages, document
 from server.reply import JSON_TYPE, Reply, json_reply
 from server.stats import prometheus
@@ -95,7 +95,7 @@ def routes(chat: Chat, everything: Sequence[Route], websocket: Messages) -> list
         return json_reply(await chat.catalog.models())
 
     async def index(request: web.Request) -> web.StreamResponse:
-        if "text/html" in ", ".join(request.headers.getall("Accept", ())):
+        if preferred(request, ("application/json", "text/html")) == "text/html":
             return Reply(b"", {"Location": "/demo"}, 303)
         endpoints = [
             {"method": route.method, "path": route.path, "summary": route.summary}

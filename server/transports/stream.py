@@ -6,10 +6,10 @@ from proto import ndjson, sse
 from proto.answers import TurnSnapshot
 from proto.events import Event, Heartbeat
 from proto.requests import ChatRequest, after_seq, cursor, invalid
-from server.body import Chunked, ChunkedText, TextFraming, stream_turn
+from server.body import ChunkedText, TextFraming, stream_turn
 from server.chat import Chat
 from server.clock import timestamp
-from server.edge import client_name, read_chat_request
+from server.edge import client_name, preferred, read_chat_request
 from server.reply import Reply, json_reply
 from server.transports import IDEMPOTENCY_KEY, Parameter, Route
 from server.turn import Turn
@@ -48,14 +48,8 @@ class Sse(TextFraming):
 NDJSON, SSE = ChunkedText(Ndjson()), ChunkedText(Sse())
 
 
-def wanted(request: web.Request) -> Chunked | None:
-    """The framing that the Accept header asks for, if it does."""
-    accept = ", ".join(request.headers.getall("Accept", ())).lower()
-    if sse.CONTENT_TYPE in accept:
-        return SSE
-    if ndjson.CONTENT_TYPE in accept:
-        return NDJSON
-    return None
+STREAMS = {NDJSON.content_type: NDJSON, SSE.content_type: SSE}
+SNAPSHOT = "application/json"
 
 
 def after_cursor(request: web.Request, turn_id: str) -> int:
@@ -72,14 +66,14 @@ def after_cursor(request: web.Request, turn_id: str) -> int:
 
 def routes(chat: Chat) -> list[Route]:
     async def start(request: web.Request) -> web.StreamResponse:
-        framing = wanted(request) or NDJSON
+        framing = STREAMS[preferred(request, tuple(STREAMS))]
         asked = await read_chat_request(request, chat.settings.max_message_chars)
         turn = await chat.send(asked, framing.name, client_name(request))
         return await stream_turn(request, turn, 0, framing)
 
     async def follow(request: web.Request) -> web.StreamResponse:
         turn_id = request.match_info["turn_id"]
-        framing = wanted(request)
+        framing = STREAMS.get(preferred(request, (SNAPSHOT, *STREAMS)))
         if framing is None:
             return json_reply((await chat.turn(turn_id)).snapshot())
         after = after_cursor(request, turn_id)

@@ -126,6 +126,20 @@ def test_a_silent_stream_has_a_heartbeat(run: Any, serving: Any, dial: Any, scri
         ("text/event-stream, */*;q=0.1", SSE, SSE),
         ("Text/Event-Stream", SSE, SSE),
         (f"{NDJSON};charset=utf-8", NDJSON, NDJSON),
+        ("application/json, text/event-stream", SSE, SSE),
+        ("application/x-ndjson, text/event-stream", SSE, SSE),
+        ("text/*", SSE, SSE),
+        # weights: RFC 9110 section 12.5.1
+        ("text/event-stream;q=0, application/x-ndjson", NDJSON, NDJSON),
+        ("text/event-stream ; q=0.5 ,application/x-ndjson;q=0.8", NDJSON, NDJSON),
+        ("text/event-stream;Q=0.8,application/x-ndjson;charset=utf-8;q=0.75", SSE, SSE),
+        ("application/json, text/event-stream;q=0.9", SSE, "json"),
+        ("application/json;q=0.1, text/event-stream;q=0.9", SSE, SSE),
+        ("text/event-stream;q=0.5, */*", NDJSON, "json"),
+        ("text/event-stream;q=0, text/*", NDJSON, "json"),
+        ("text/event-stream;q=0", NDJSON, "json"),
+        ("*/*, application/json;q=0, application/x-ndjson;q=0", SSE, SSE),
+        ("text/event-stream;q=wrong, */*;q=0.1", SSE, SSE),
     ],
 )
 def test_accept(run: Any, serving: Any, dial: Any, accept: str, stream: str, turn: str) -> None:
