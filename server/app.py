@@ -27,7 +27,6 @@ from server.stores import Store, StoreRefused
 from server.stores.memory import MemoryStore
 from server.stores.sqlite import SqliteStore
 from server.transports import Route, grpc, grpc_web, pages, rest, stream, websocket
-from server.transports.stream import SSE
 
 DRAIN_SECONDS = 10.0
 LAST_WORDS_SECONDS = 2.0  # for answers under way once every turn has ended
@@ -157,7 +156,7 @@ class App:
         everything += rest.routes(self.chat, everything, websocket.MESSAGES)
         everything += pages.routes()
         for route in everything:
-            if route.method == "GET" and SSE.content_type not in route.media:  # HEAD comes with it
+            if route.method == "GET":  # HEAD comes with it
                 application.router.add_get(route.path, route.handler, expect_handler=_expected)
             else:
                 application.router.add_route(route.method, route.path, route.handler, expect_handler=_expected)

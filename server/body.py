@@ -128,7 +128,8 @@ class BodyReader(Sink):
 async def stream_turn(
     request: web.Request, turn: Turn, after: int, chunked: Chunked, seconds: float | None = None
 ) -> web.StreamResponse:
-    """Answer with the turn's events after a (checked) cursor, to the end, or for so many seconds."""
+    """Answer with the turn's events after a (checked) cursor, to the end, or for so many seconds; a HEAD is
+    told how that would begin."""
     reply = Reply(None, {**STREAM_FIELDS, "Content-Type": chunked.content_type, "X-Turn-Id": turn.id})
     framing: BodyFraming = chunked
     end = LAST_CHUNK
@@ -137,6 +138,8 @@ async def stream_turn(
     else:  # HTTP/1.0, where a stream ends with the connection
         framing, end = chunked.plain, b""
         reply.force_close()
+    if request.method == "HEAD":
+        return reply
     protocol, transport = request.protocol, request.transport
     if transport is None or transport.is_closing():
         turn.check_attendance()

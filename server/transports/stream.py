@@ -94,7 +94,8 @@ def routes(chat: Chat) -> list[Route]:
     return [
         Route(
             "POST", "/chat/stream", start, "Ask, and get the answer as it grows",
-            "`Accept: text/event-stream` gives Server-Sent Events, anything else NDJSON. The stream starts at once, "
+            "`Accept: text/event-stream` gives Server-Sent Events, anything else NDJSON; where both are named, the one "
+            "of the greater weight (`q`), and of equals Server-Sent Events. The stream starts at once, "
             "before the model answers, and ends with a `complete` or an `error` event; one that ends without was cut: "
             "resume it with `GET /turns/{turn_id}`.",
             body=ChatRequest, media=media,
@@ -104,7 +105,8 @@ def routes(chat: Chat) -> list[Route]:
         ),
         Route(
             "GET", "/turns/{turn_id}", follow, "A turn as it stands, or follow it from a cursor",
-            "By `Accept`: a JSON snapshot, or the events after the cursor as NDJSON or Server-Sent Events.",
+            "By `Accept` and its weights (`q`): a JSON snapshot, or the events after the cursor as NDJSON or "
+            "Server-Sent Events. HEAD tells how any of them would begin, and follows nothing.",
             answer=TurnSnapshot, media=media,
             also=((204, "The turn has ended, and nothing is left after the cursor; this ends an EventSource. "
                 "After a crash of the server, who has seen no end asks from one event before."),),

@@ -259,7 +259,9 @@ def test_request_ids(run: Any, serving: Any, dial: Any, insane: str) -> None:
 def test_head_is_get_without_its_body(run: Any, serving: Any, dial: Any) -> None:
     async def test() -> None:
         async with serving() as app, dial(app) as wire:
-            for path in ("/health", "/stats", "/metrics", "/models", "/", "/openapi.json", "/sessions"):
+            said = (await wire.ask("POST", "/chat", {"message": "Hi", "model_id": "demo?chunks=3&rate=0"})).json
+            turn = f"/turns/{said['turn_id']}"
+            for path in ("/health", "/stats", "/metrics", "/models", "/", "/openapi.json", "/sessions", turn):
                 head, get = await wire.ask("HEAD", path), await wire.ask("GET", path)
                 assert (head.status, head.body) == (200, b"")
                 assert head.headers["content-type"] == get.headers["content-type"]

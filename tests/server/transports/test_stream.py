@@ -159,6 +159,32 @@ def test_accept(run: Any, serving: Any, dial: Any, accept: str, stream: str, tur
 
 
 @BOTH
+def test_head_tells_what_a_stream_would_be_and_follows_nothing(
+    run: Any, serving: Any, dial: Any, script: Any, accept: str
+) -> None:
+    async def test() -> None:
+        models = script()
+        async with serving(model="script", providers=[models]) as app, dial(app) as wire, dial(app) as other:
+            wire.request("POST", "/chat/stream", {"message": "Hello"}, Accept=accept)
+            started = await wire.head()
+            turn_id = started.headers["x-turn-id"]
+            head = await other.ask("HEAD", f"/turns/{turn_id}", Accept=accept)
+            own = {"x-request-id", "date"}
+            assert {**head.headers, **dict.fromkeys(own)} == {**started.headers, **dict.fromkeys(own)}
+            assert app.chat.stats.open_streams == 1
+            (await models.asked()).say(End("x"))
+            while await wire.chunk():
+                pass
+            for after, status in ((3, 200), (4, 204), (5, 400)):
+                for method in ("HEAD", "GET"):
+                    answer = await other.ask(method, f"/turns/{turn_id}?after={after}", Accept=accept)
+                    assert answer.status == status, "the connection lives on"
+            assert (await other.ask("HEAD", "/turns/unknown", Accept=accept)).status == 404
+
+    run(test())
+
+
+@BOTH
 def test_from_every_cursor_of_an_ended_turn(run: Any, serving: Any, dial: Any, accept: str) -> None:
     async def test() -> None:
         async with serving(model=QUICK) as app, dial(app) as wire:
