@@ -12,7 +12,7 @@
 
 import asyncio
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from grpclib.const import Status
@@ -21,12 +21,24 @@ from grpclib.metadata import encode_grpc_message
 from h2.errors import ErrorCodes
 from h2.stream import StreamInputs
 
+from proto import pb
+from proto.errors import ChatError
 from proto.grpc_stream import GZIP_MIN_BYTES, PREFIX, STALL_SECONDS, Headers, Stream
 
 if TYPE_CHECKING:
     from server.h2 import ServerConnection
 
 MAX_PENDING_BYTES = 8 * 2**20
+
+# Our code for what fails below the service; for any other status, the peer has sent what is no good call. A deadline is
+# the caller's own, and none of our codes says that.
+_CODES = {
+    Status.UNKNOWN: "internal",
+    Status.DEADLINE_EXCEEDED: None,
+    Status.NOT_FOUND: "not_found",
+    Status.RESOURCE_EXHAUSTED: "too_large",
+    Status.UNAVAILABLE: "unavailable",
+}
 
 
 def _literal(name: bytes, value: bytes) -> bytes:
@@ -253,8 +265,10 @@ class ServerStream(Stream):
         return super().window_opened()
 
     async def send_headers(self, headers: Headers, end_stream: bool = False) -> None:
-        if end_stream and self.outflow is not None:
-            self.outflow.close()  # what still waits for the peer must not come behind the trailers
+        if end_stream:
+            if self.outflow is not None:
+                self.outflow.close()  # what still waits for the peer must not come behind the trailers
+            headers = [*headers, *self._reason(dict(headers))]
         await super().send_headers(headers, end_stream)
 
     def __terminated__(self, reason: str) -> None:
@@ -317,8 +331,17 @@ class ServerStream(Stream):
     def refuse(self, status: Status, message: str) -> None:
         """Answer a call that has not begun."""
         assert self.id is not None
-        headers = [(":status", "200"), ("content-type", "application/grpc"), ("grpc-status", str(status.value))]
-        self._h2_connection.send_headers(
-            self.id, [*headers, ("grpc-message", encode_grpc_message(message))], end_stream=True
-        )
+        headers = {":status": "200", "content-type": "application/grpc", "grpc-status": str(status.value)}
+        headers["grpc-message"] = encode_grpc_message(message)
+        self._h2_connection.send_headers(self.id, [*headers.items(), *self._reason(headers)], end_stream=True)
         self.ended = True
+
+    def _reason(self, headers: Mapping[str, str]) -> Headers:
+        """What the service adds to a status, where the service has had no say."""
+        status = Status(int(headers.get("grpc-status", "0")))
+        if status is Status.OK or "fivewire-code" in headers:
+            return []
+        code = _CODES.get(status, "invalid_request")
+        if self.wrapper is None:  # grpclib has not got as far as to the method
+            code = "not_found" if status is Status.UNIMPLEMENTED else "invalid_request"
+        return list(pb.error_metadata(ChatError(code, "")).items()) if code else []

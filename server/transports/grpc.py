@@ -1,7 +1,8 @@
 """gRPC: the chat service, health and reflection, on grpclib.
 
 1. What a call answers is in `server.rpc`, shared with gRPC-Web; a call of `Chat` is a `server.conversation`.
-2. A failure before the first message is a status with our code in the trailing metadata; after it, an ERROR response.
+2. A failure before the first message is a status with our code in the trailing metadata (also one that is met below
+   the service, which `server.outflow` sees to); after it, an ERROR response.
 3. A deadline or a cancellation ends the call, not the turn: it goes on for the grace time, as with a dropped HTTP
    stream.
 """
@@ -169,18 +170,21 @@ def _told(call: Callable[[Any], Awaitable[None]]) -> Callable[[Any], Awaitable[N
         try:
             await call(stream)
         except ChatError as error:
-            await stream.send_trailing_metadata(
-                status=Status[CODES[error.code].grpc], status_message=error.message, metadata=pb.error_metadata(error)
-            )
+            await _fail(stream, error)
         except GRPCError:
             raise
         except (StreamClosedError, ConnectionError):
             log.debug("The peer has left")
         except Exception:
             log.exception("a bug: %s failed", stream._method_name)
-            raise GRPCError(Status.INTERNAL, "The server failed; its log says more.") from None
+            await _fail(stream, ChatError("internal", "The server failed; its log says more."))
 
     return told
+
+
+async def _fail(stream: Stream[Any, Any], error: ChatError) -> None:
+    status = Status[CODES[error.code].grpc]
+    await stream.send_trailing_metadata(status=status, status_message=error.message, metadata=pb.error_metadata(error))
 
 
 class Health(HealthBase):

@@ -13,6 +13,7 @@ from proto import grpc_web, pb, pb_json
 from proto.errors import CODES, ChatError, ProtocolError
 from proto.events import Event
 from proto.grpc_web import BINARY, FORMS, JSON, TEXT, Form
+from proto.requests import invalid
 from server.body import BodyFraming, Chunked, stream_turn
 from server.chat import Chat
 from server.edge import client_name, max_body_bytes, read_body
@@ -71,9 +72,9 @@ def routes(chat: Chat) -> list[Route]:
         try:
             return await answer(request, form)
         except ChatError as error:
-            end = grpc_web.trailers(CODES[error.code].grpc, error.message, pb.error_metadata(error))
+            end = failure(error)
         except ProtocolError as error:
-            end = grpc_web.trailers("INVALID_ARGUMENT", f"The request is not valid: {error}.")
+            end = failure(invalid(f"The request is not valid: {error}."))
         except TimeoutError:
             end = grpc_web.trailers("DEADLINE_EXCEEDED", "The time of the call is up.")
         return reply(end, form)
@@ -83,7 +84,7 @@ def routes(chat: Chat) -> list[Route]:
         if method is None or method.takes_stream:
             name = request.match_info["method"]
             what = f"{name} needs gRPC over HTTP/2" if method else f"There is no call {name[:64]}"
-            return reply(grpc_web.trailers("UNIMPLEMENTED", f"{what}."), form)
+            return reply(failure(ChatError("not_found", f"{what}."), "UNIMPLEMENTED"), form)
         data = grpc_web.message(await read_body(request, limit), form)
         asked = (pb_json.parse_json if form.json else pb.parse)(method.takes, data)
         timeout = request.headers.get("grpc-timeout")
@@ -97,6 +98,9 @@ def routes(chat: Chat) -> list[Route]:
             told = await rpc.answer(method.name, asked)
         payload = pb_json.message_json(told).encode() if form.json else told.SerializeToString()
         return reply(grpc_web.frame(payload) + grpc_web.trailers("OK"), form)
+
+    def failure(error: ChatError, status: str | None = None) -> bytes:
+        return grpc_web.trailers(status or CODES[error.code].grpc, error.message, pb.error_metadata(error))
 
     def reply(body: bytes, form: Form) -> Reply:
         return Reply(coded(body, form), {"Content-Type": form.content_type, "Cache-Control": "no-store"})

@@ -215,6 +215,12 @@ class Peer:
             return ErrorCodes(frame.error_code)
         return int(frame.fields["grpc-status"])
 
+    async def code(self, stream):
+        """Our code of a call that has failed."""
+        await self.end(stream)
+        heads = [frame for frame in self.frames if isinstance(frame, HeadersFrame) and frame.stream_id == stream]
+        return heads[-1].fields.get("fivewire-code")
+
     def data(self, stream):
         return b"".join(
             frame.data for frame in self.frames if isinstance(frame, DataFrame) and frame.stream_id == stream

@@ -38,6 +38,8 @@ def test_odd_headers_have_an_answer_and_the_connection_lives_on(serving, peer, r
             head = one.headers(extra=extra, without=without)
             one.send(head, DataFrame(head.stream_id, frame(b""), flags=["END_STREAM"]))
             assert await one.end(head.stream_id) == end
+            if end == 3:
+                assert await one.code(head.stream_id) == "invalid_request"
             await one.well()
 
     run(scenario())
@@ -95,7 +97,46 @@ def test_odd_messages_have_a_status_and_the_connection_lives_on(serving, peer, r
                 one.send(DataFrame(head.stream_id, body[start : start + 2**14]))
             one.send(DataFrame(head.stream_id, b"", flags=["END_STREAM"]))
             assert await one.end(head.stream_id) == status
+            code = {0: None, 8: "too_large"}.get(status, "invalid_request")
+            assert await one.code(head.stream_id) == code
             await one.well()
+
+    run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("method", "without", "extra", "end", "code"),
+    [
+        ("Nothing", (), [], 12, "not_found"),
+        ("ListModels", ("content-type",), [], 2, "invalid_request"),
+        ("ListModels", ("content-type",), [("content-type", "application/json")], 2, "invalid_request"),
+        ("ListModels", ("te",), [], 2, "invalid_request"),
+        ("ListModels", (), [("grpc-timeout", "0n")], 4, None),
+    ],
+)
+def test_a_call_that_no_service_has_seen_has_a_code_too(serving, peer, run, method, without, extra, end, code):
+    async def scenario():
+        async with serving() as app, peer(app) as one:
+            head = one.headers(method, extra, without=without)
+            one.send(head, DataFrame(head.stream_id, frame(b""), flags=["END_STREAM"]))
+            assert (await one.end(head.stream_id), await one.code(head.stream_id)) == (end, code)
+            await one.well()
+
+    run(scenario())
+
+
+def test_a_bug_is_internal_and_keeps_its_traceback_to_itself(serving, peer, run, caplog):
+    async def scenario():
+        async with serving() as app, peer(app) as one:
+
+            async def broken(*_, **__):
+                raise RuntimeError("the secret inside")
+
+            app.chat.detail = broken
+            stream = one.call("GetSessionInfo")
+            assert (await one.end(stream), await one.code(stream)) == (13, "internal")
+            assert "secret" not in str([frame.fields for frame in one.frames if isinstance(frame, HeadersFrame)])
+            assert "the secret inside" in caplog.text
 
     run(scenario())
 

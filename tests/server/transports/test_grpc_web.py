@@ -101,9 +101,11 @@ def test_what_goes_wrong_is_in_the_trailers(serving, run, form):
                 messages, end = await page.call(method, request)
                 assert (messages, end["grpc-status"]) == ([], status), (method, request)
                 assert end["grpc-message"]
+                code = {"5": "not_found", "3": "invalid_request", "8": "too_large", "12": "not_found"}[status]
+                assert (end["fivewire-code"], end["fivewire-retryable"]) == (code, "false")
             for body in (b"", b"\0\0\0\0\5abc", frame(b"\xff\xff"), frame(b"{}") * 2, frame(b"", 1)):
                 messages, end = await page.send("StreamChat", body)
-                assert (messages, end["grpc-status"]) == ([], "3"), body
+                assert (messages, end["grpc-status"], end["fivewire-code"]) == ([], "3", "invalid_request"), body
             for body in (b'{"\\ud800": 1}', b'{"type": "\\ud800"}', b'{"message": "\\ud800"}'):
                 messages, end = await page.send("StreamChat", frame(body))
                 assert (messages, end["grpc-status"]) == ([], "3"), body
