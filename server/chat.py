@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
@@ -61,7 +62,7 @@ class Chat:
     # Life
 
     async def open(self) -> None:
-        await self._store.open()
+        await self._store.open(partial(pieces.usage_of_interrupted, self.settings))
         await self._sessions.open()
 
     async def drain(self, seconds: float) -> None:

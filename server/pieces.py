@@ -4,8 +4,11 @@ import asyncio
 import re
 from collections.abc import Sequence
 
+from proto.answers import HistoryMessage
 from proto.events import Usage
 from server.models import End, Message, Pieces
+from server.settings import Settings
+from server.stores import SavedTurn
 
 CHARS_PER_TOKEN = 4
 TOKENS_PER_PRICE = 1_000_000
@@ -48,6 +51,13 @@ def priced(usage: Usage, price_in: float | None, price_out: float | None) -> Usa
         return usage
     cost = usage.input_tokens * (price_in or 0.0) + usage.output_tokens * (price_out or 0.0)
     return usage._replace(cost=cost / TOKENS_PER_PRICE)
+
+
+def usage_of_interrupted(settings: Settings, turn: SavedTurn, history: Sequence[HistoryMessage]) -> Usage:
+    """What a turn has used that a crash has cut, as far as is known; the history ends with its question."""
+    shown = [Message(message.role, message.text) for message in history][-max(1, turn.context_messages) :]
+    usage = estimated_usage(shown, settings.system, "".join(turn.chunks[::2]))
+    return priced(usage, settings.price_in, settings.price_out)
 
 
 async def regrouped(pieces: Pieces, words: int, interval_seconds: float) -> Pieces:

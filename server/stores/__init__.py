@@ -17,7 +17,7 @@ from typing import NamedTuple, Protocol
 
 from proto.answers import HistoryMessage
 from proto.errors import ChatError
-from proto.events import HEAD_EVENTS, Complete, Error
+from proto.events import HEAD_EVENTS, Complete, Error, Usage
 
 IDEMPOTENCY_SECONDS = 24 * 3600
 INTERRUPTED = "The server stopped while it was answering; ask again."
@@ -81,6 +81,7 @@ class Key(NamedTuple):
 
 
 Done = Callable[[ChatError | None], None]
+Used = Callable[[SavedTurn, Sequence[HistoryMessage]], Usage]
 
 
 class Store(Protocol):
@@ -88,8 +89,10 @@ class Store(Protocol):
     def name(self) -> str:
         """As in `--store`: memory, sqlite:PATH."""
 
-    async def open(self) -> None:
-        """Get ready. Turns that a dead process left without an end get the `error` event `interrupted`."""
+    async def open(self, used: Used | None = None) -> None:
+        """Get ready. Turns that a dead process left without an end get the `error` event `interrupted`. Where there is
+        text of one, it was paid for: its session is charged what `used` makes of it and of the history that ends with
+        its question."""
 
     async def close(self) -> None:
         """Write what is pending, then let go."""

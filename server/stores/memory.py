@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from proto.answers import HistoryMessage
 from proto.events import Complete, Error
-from server.stores import IDEMPOTENCY_SECONDS, Done, Key, Part, SavedSession, SavedTurn, joined, messages
+from server.stores import IDEMPOTENCY_SECONDS, Done, Key, Part, SavedSession, SavedTurn, Used, joined, messages
 
 
 class _Log:
@@ -51,7 +51,7 @@ class MemoryStore:
         self._listed: list[tuple[float, str]] = []  # (active_at, id), in order, as of the last listing
         self._moved: dict[str, float | None] = {}  # sessions that changed since, and where they stand in `_listed`
 
-    async def open(self) -> None:
+    async def open(self, used: Used | None = None) -> None:
         pass
 
     async def close(self) -> None:

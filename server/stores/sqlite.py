@@ -28,6 +28,7 @@ from server.stores import (
     SavedSession,
     SavedTurn,
     StoreRefused,
+    Used,
     interrupted,
     joined,
     messages,
@@ -42,6 +43,7 @@ _LOGS = (
     "SELECT t.id, t.session_id, t.model, t.message, t.started_at, t.timestamp, t.is_new_session, t.context_messages, "
     "t.omitted_messages, t.final, t.terminal, c.first, c.chunks FROM turns t LEFT JOIN chunks c ON c.turn = t.n WHERE "
 )
+_HISTORY = _LOGS + "t.session_id = ? AND NOT t.cleared ORDER BY t.n, c.first"
 
 
 class SqliteStore:
@@ -52,10 +54,10 @@ class SqliteStore:
         self._connection: sqlite3.Connection
         self._writer: Writer
 
-    async def open(self) -> None:
+    async def open(self, used: Used | None = None) -> None:
         self._thread = ThreadPoolExecutor(1, "sqlite-reader")
         try:
-            self._writer = await self._on_thread(self._open, asyncio.get_running_loop())
+            self._writer = await self._on_thread(self._open, asyncio.get_running_loop(), used)
         except BaseException:
             self._thread.shutdown(wait=False)
             raise
@@ -127,11 +129,11 @@ class SqliteStore:
 
     # What follows runs on the reader's thread.
 
-    def _open(self, loop: asyncio.AbstractEventLoop) -> Writer:
+    def _open(self, loop: asyncio.AbstractEventLoop, used: Used | None) -> Writer:
         self._file.claim()
         try:
             writing = self._file.connect()
-            _interrupt(writing)
+            _interrupt(writing, used)
             _forget_keys(writing)
             self._connection = self._file.connect()
             self._connection.execute("PRAGMA query_only = 1")
@@ -169,7 +171,7 @@ class SqliteStore:
 
     def _history(self, session_id: str) -> list[HistoryMessage]:
         owed = self._writer.owed
-        rows = self._rows(_LOGS + "t.session_id = ? AND NOT t.cleared ORDER BY t.n, c.first", session_id)
+        rows = self._rows(_HISTORY, session_id)
         return [message for turn in _turns(rows, owed) for message in messages(turn)]
 
     def _turn(self, turn_id: str) -> SavedTurn | None:
@@ -214,13 +216,21 @@ def _terminal(text: str | None) -> Complete | Error | None:
     return event if isinstance(event, (Complete, Error)) else None
 
 
-def _interrupt(connection: sqlite3.Connection) -> None:
+def _interrupt(connection: sqlite3.Connection, used: Used | None) -> None:
     """End the turns that a dead process was still answering."""
     rows = connection.execute(_LOGS + "t.terminal IS NULL ORDER BY t.n, c.first").fetchall()
     if not rows:
         return
     connection.execute("BEGIN IMMEDIATE")
     for turn in _turns(rows, ()):
+        if used is not None and any(turn.chunks[::2]):
+            before = _turns(connection.execute(_HISTORY, (turn.session_id,)), ())
+            usage = used(turn, [message for known in before for message in messages(known)])
+            connection.execute(
+                "UPDATE sessions SET input_tokens = input_tokens + ?, output_tokens = output_tokens + ?, "
+                "cost = cost + ? WHERE id = ?",
+                (usage.input_tokens, usage.output_tokens, usage.cost or 0.0, turn.session_id),
+            )
         connection.execute("UPDATE turns SET terminal = ? WHERE id = ?", (as_json(interrupted(turn)), turn.id))
         if any(turn.chunks[::2]):
             connection.execute(
