@@ -4,6 +4,7 @@
 2. A head has a time limit, and so has a peer that takes nothing of a plain answer.
 3. What cannot be parsed is answered as every error is, also where that is the rest of a body.
 4. What a WebSocket's client may not send is not parsed (`server.client_frames`).
+5. A client that says no more still gets the answers to what it has asked. aiohttp takes it for one that has left.
 """
 
 import asyncio
@@ -48,6 +49,9 @@ class Sink:
     def resume(self) -> None:
         """It has taken everything."""
 
+    def half_closed(self) -> None:
+        """The peer says no more. It reads on, or it has left: only what is written to it tells."""
+
     def lost(self) -> None:
         """The connection is gone."""
 
@@ -55,13 +59,14 @@ class Sink:
 class HttpProtocol(RequestHandler):
     """aiohttp's own, with what it leaves open."""
 
-    __slots__ = ("_body", "_head_timer", "_stall_timer", "_torn", "direct", "leaving", "sink")
+    __slots__ = ("_body", "_going_down", "_head_timer", "_stall_timer", "_torn", "direct", "half_closed", "sink")
 
     direct: DirectWriter
 
-    def __init__(self, manager: web.Server, leaving: Callable[[], bool], **options: Any) -> None:
+    def __init__(self, manager: web.Server, going_down: Callable[[], bool], **options: Any) -> None:
         super().__init__(manager, **options)
-        self.leaving = leaving  # whether the server is: then no answer here has another one behind it
+        self._going_down = going_down  # whether the server is
+        self.half_closed = False  # by the peer
         self.sink: Sink | None = None
         self._body: StreamReader = EMPTY_PAYLOAD  # of the last request that has come, read or not
         self._torn = False  # the head of a request has begun, and goes on in the next packet
@@ -108,6 +113,23 @@ class HttpProtocol(RequestHandler):
         if self.sink is not None:
             self.sink.lost()
         super().connection_lost(exc)
+
+    def leaving(self) -> bool:
+        """Whether no answer here has another one behind it."""
+        return self._going_down() or (self.half_closed and not self._messages)
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """Whether the connection stays for what is under way. TLS has no half-close, a WebSocket no use for one, and
+        who has asked for nothing, or not to the end, waits for nothing."""
+        asked = (self._waiter is None or self._waiter.done()) and not self._upgraded and self._body.is_eof()
+        if not asked or self.transport is None or not self.transport.can_write_eof():
+            return False
+        self.half_closed = True
+        if not self._messages:
+            self.close()  # behind the answer that is under way
+        if self.sink is not None:
+            self.sink.half_closed()
+        return True
 
     def _too_slow(self) -> None:
         """aiohttp has no limit for the first head; for those after it the keep-alive timer is one."""

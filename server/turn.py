@@ -309,13 +309,18 @@ class Turn:
         """Wait for the end, as one who attends."""
         if self.terminal is not None:
             return
-        waiter = asyncio.get_running_loop().create_future()
-        self._waiters += (waiter,)
         self.attend()
         try:
-            await waiter
+            await self.over()
         finally:
             self.neglect()
+
+    async def over(self) -> None:
+        """Wait for the end, and keep nothing from coming to it."""
+        if self.terminal is None:
+            waiter = asyncio.get_running_loop().create_future()
+            self._waiters += (waiter,)
+            await waiter
 
     def left(self, follower: Follower) -> None:
         lane = follower.lane

@@ -22,6 +22,7 @@ from proto.requests import ChatRequest, NewSession, invalid, text_field
 from server.chat import MAX_PAGE, PAGE, Chat
 from server.clock import rfc3339, timestamp
 from server.edge import client_name, max_body_bytes, preferred, read_chat_request, read_json
+from server.http_protocol import HttpProtocol, Sink
 from server.openapi import Messages, document
 from server.reply import JSON_TYPE, Reply, json_reply
 from server.stats import prometheus
@@ -29,6 +30,37 @@ from server.transports import IDEMPOTENCY_KEY, Parameter, Route
 from server.turn import Turn
 
 PROMETHEUS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class Waiting(Sink):
+    """A client that waits for the end of a turn. Nothing is written until then that would tell a client that says no
+    more from one that has left: its turn has the grace time left, and it gets what that comes to."""
+
+    __slots__ = ("_turn",)
+
+    def __init__(self, turn: Turn) -> None:
+        self._turn: Turn | None = turn
+        turn.attend()
+
+    def half_closed(self) -> None:
+        self.leave()
+
+    def leave(self) -> None:
+        turn, self._turn = self._turn, None
+        if turn is not None:
+            turn.neglect()
+
+
+async def ended(turn: Turn, protocol: HttpProtocol) -> None:
+    """Wait for the end of a turn, for the client of this connection."""
+    protocol.sink = waiting = Waiting(turn)
+    if protocol.half_closed:
+        waiting.half_closed()
+    try:
+        await turn.over()
+    finally:
+        protocol.sink = None
+        waiting.leave()
 
 
 def answer_of(turn: Turn) -> ChatAnswer:
@@ -52,7 +84,8 @@ def routes(chat: Chat, everything: Sequence[Route], websocket: Messages) -> list
     async def ask(request: web.Request) -> web.StreamResponse:
         asked = await read_chat_request(request, chat.settings.max_message_chars)
         turn = await chat.send(asked, "rest", client_name(request))
-        await turn.ended()
+        assert isinstance(request.protocol, HttpProtocol)
+        await ended(turn, request.protocol)
         reply = json_reply(answer_of(turn))
         figures.chunks += turn.chunk_count
         figures.bytes += len(reply.body or b"")
@@ -129,7 +162,9 @@ def routes(chat: Chat, everything: Sequence[Route], websocket: Messages) -> list
         Route(
             "POST", "/chat", ask, "Ask, and get the whole answer",
             "An absent `session_id` makes a session; an unknown one makes it under that id. `model_id` chooses the "
-            "model of a new session, or switches that of an existing one from this turn on.",
+            "model of a new session, or switches that of an existing one from this turn on. A client that half-closes "
+            "its connection is answered, too; but it looks like one that has left, so its turn has the grace time "
+            "left, and what has come by then is the answer (`finish_reason` is `cancelled`).",
             body=ChatRequest, answer=ChatAnswer,
             parameters=(IDEMPOTENCY_KEY,),
             errors=chat_errors, example={"message": "Hello, who are you?"},

@@ -58,8 +58,10 @@ def test_a_peer_that_goes_just_when_there_is_room_again(run: Any, serving: Any, 
     run(test())
 
 
-def test_a_peer_that_says_no_more_but_reads_on(run: Any, serving: Any, caplog: Any) -> None:
-    """aiohttp then closes the connection, when that has taken what waits: in the middle of asyncio's write."""
+@pytest.mark.parametrize("closed", [False, True])
+def test_a_peer_that_says_no_more_but_reads_on(run: Any, serving: Any, caplog: Any, closed: bool) -> None:
+    """It gets everything. A connection that is `closed` at this end goes when it has taken what waits: in the middle
+    of asyncio's write."""
 
     async def test() -> None:
         loop = asyncio.get_running_loop()
@@ -73,9 +75,14 @@ def test_a_peer_that_says_no_more_but_reads_on(run: Any, serving: Any, caplog: A
                 await loop.sock_sendall(peer, request.encode())
                 while not any(protocol.writing_paused for protocol in app._runner.server.connections):
                     await asyncio.sleep(0.005)
+                (protocol,) = app._runner.server.connections
+                if closed:
+                    protocol.transport.close()
                 peer.shutdown(socket.SHUT_WR)
-                while await loop.sock_recv(peer, 2**16):
-                    pass
+                body = b""
+                while data := await loop.sock_recv(peer, 2**16):
+                    body = body[-1000:] + data
+                assert closed or b'"type":"complete"' in body
             await asyncio.sleep(0.01)
         assert "Traceback" not in caplog.text
 
@@ -106,6 +113,8 @@ def test_peers_that_ask_and_leave_are_no_bug(run: Any, serving: Any, dial: Any, 
                     if abort:
                         await asyncio.sleep(0)  # until it is sent
                         wire.writer.transport.abort()
+                    elif path == "/chat/stream":
+                        wire.writer.close()
                     else:
                         wire.writer.write_eof()
                         assert b"internal" not in await wire.reader.read()
