@@ -22,6 +22,7 @@ STREAM_FIELDS = {
     "X-Content-Type-Options": "nosniff",
 }
 LAST_CHUNK = b"0\r\n\r\n"
+PROBE_SECONDS = 0.5  # longer than a reset takes to come back
 
 
 class BodyFraming(Framing):
@@ -116,6 +117,19 @@ class BodyReader(Sink):
     def drop(self) -> None:
         self._transport.abort()
 
+    def half_closed(self) -> None:
+        """A peer that has left answers a sign of life with a reset, at which the next one fails. Where there is no such
+        sign, nothing would tell for as long as the model is silent: such a peer is taken for one that has left."""
+        if self.framing.heartbeat() is None:
+            self._transport.close()
+        for times in (1, 2):
+            asyncio.get_running_loop().call_later(times * PROBE_SECONDS, self._probe)
+
+    def _probe(self) -> None:
+        beat = self.framing.heartbeat()
+        if beat is not None and self.follower is not None:
+            self.write(beat)
+
     def pause(self) -> None:
         if self.follower is not None:
             self.follower.pause()
@@ -152,6 +166,8 @@ async def stream_turn(
         reader.begin(b"")
     protocol.sink = reader
     follower = turn.follow(reader, after, protocol.writing_paused)
+    if protocol.half_closed:
+        reader.half_closed()
     late = False
     try:
         async with asyncio.timeout(seconds):

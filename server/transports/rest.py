@@ -43,24 +43,9 @@ class Waiting(Sink):
         turn.attend()
 
     def half_closed(self) -> None:
-        self.leave()
-
-    def leave(self) -> None:
         turn, self._turn = self._turn, None
         if turn is not None:
             turn.neglect()
-
-
-async def ended(turn: Turn, protocol: HttpProtocol) -> None:
-    """Wait for the end of a turn, for the client of this connection."""
-    protocol.sink = waiting = Waiting(turn)
-    if protocol.half_closed:
-        waiting.half_closed()
-    try:
-        await turn.over()
-    finally:
-        protocol.sink = None
-        waiting.leave()
 
 
 def answer_of(turn: Turn) -> ChatAnswer:
@@ -84,8 +69,16 @@ def routes(chat: Chat, everything: Sequence[Route], websocket: Messages) -> list
     async def ask(request: web.Request) -> web.StreamResponse:
         asked = await read_chat_request(request, chat.settings.max_message_chars)
         turn = await chat.send(asked, "rest", client_name(request))
-        assert isinstance(request.protocol, HttpProtocol)
-        await ended(turn, request.protocol)
+        protocol = request.protocol
+        assert isinstance(protocol, HttpProtocol)
+        waiting = protocol.sink = Waiting(turn)
+        if protocol.half_closed:
+            waiting.half_closed()
+        try:
+            await turn.over()
+        finally:
+            protocol.sink = None
+            waiting.half_closed()
         reply = json_reply(answer_of(turn))
         figures.chunks += turn.chunk_count
         figures.bytes += len(reply.body or b"")

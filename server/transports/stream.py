@@ -49,7 +49,8 @@ NDJSON, SSE = ChunkedText(Ndjson()), ChunkedText(Sse())
 
 
 STREAMS = {NDJSON.content_type: NDJSON, SSE.content_type: SSE}
-SNAPSHOT = "application/json"
+FORMS_OF_AN_ANSWER = tuple(STREAMS)
+FORMS_OF_A_TURN = ("application/json", *STREAMS)
 
 
 def after_cursor(request: web.Request, turn_id: str) -> int:
@@ -66,14 +67,14 @@ def after_cursor(request: web.Request, turn_id: str) -> int:
 
 def routes(chat: Chat) -> list[Route]:
     async def start(request: web.Request) -> web.StreamResponse:
-        framing = STREAMS[preferred(request, tuple(STREAMS))]
+        framing = STREAMS[preferred(request, FORMS_OF_AN_ANSWER)]
         asked = await read_chat_request(request, chat.settings.max_message_chars)
         turn = await chat.send(asked, framing.name, client_name(request))
         return await stream_turn(request, turn, 0, framing)
 
     async def follow(request: web.Request) -> web.StreamResponse:
         turn_id = request.match_info["turn_id"]
-        framing = STREAMS.get(preferred(request, (SNAPSHOT, *STREAMS)))
+        framing = STREAMS.get(preferred(request, FORMS_OF_A_TURN))
         if framing is None:
             return json_reply((await chat.turn(turn_id)).snapshot())
         after = after_cursor(request, turn_id)

@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 from websockets.asyncio.client import connect
 
+from proto import grpc_web
+from server import body
 from server.models import End
-from tests.server.transports.streams import NDJSON, SSE
+from tests.server.transports.streams import NDJSON, SSE, until
 
 QUICK = "demo?chunks=20&rate=400"
 CHAT = b"POST /chat HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
@@ -41,8 +43,8 @@ def test_an_answer_comes_whole(
             wire.writer.write_eof()
             answer = await wire.head()
             assert (answer.status, answer.headers["connection"]) == (200, "close")
-            body = (await wire.reader.read()).decode()
-            assert last in body and (path == "/chat" or body.count('"type":"chunk"') == 20)
+            said = (await wire.reader.read()).decode()
+            assert last in said and (path == "/chat" or said.count('"type":"chunk"') == 20)
             await gone(app)
 
     run(test())
@@ -82,10 +84,10 @@ def test_it_comes_in_the_middle_of_a_stream(run: Any, serving: Any, dial: Any, s
             wire.writer.write_eof()
             await asyncio.sleep(pause)
             asked.say("two ", End("three"))
-            body = b""
+            said = b""
             while piece := await wire.chunk():
-                body += piece
-            assert json.loads(body.splitlines()[-1])["total_chunks"] == 3
+                said += piece
+            assert json.loads(said.splitlines()[-1])["total_chunks"] == 3
             assert await wire.reader.read() == b"", "it is closed, though its head did not say so"
             await gone(app)
 
@@ -160,29 +162,51 @@ def test_somebody_else_may_attend_meanwhile(run: Any, serving: Any, dial: Any, s
     run(test())
 
 
-@pytest.mark.parametrize("path", ["/chat", "/chat/stream"])
-@pytest.mark.parametrize("silent", [False, True])
-def test_who_has_left_is_noticed(
-    run: Any, serving: Any, dial: Any, bugs: Any, script: Any, path: str, silent: bool
+@pytest.mark.parametrize("pause", [0, 0.05])
+def test_a_silent_stream_has_two_signs_of_life_by_which_it_is_known_whether_anybody_reads(
+    run: Any, serving: Any, dial: Any, script: Any, monkeypatch: Any, pause: float
 ) -> None:
-    """It has read everything, so that its system says no more than one that reads on would, until it is written to."""
+    monkeypatch.setattr(body, "PROBE_SECONDS", 0.02)
 
     async def test() -> None:
         models = script()
-        async with (
-            serving(model="script", providers=[models], heartbeat=0.05, resume_grace=0.05) as app,
-            dial(app) as wire,
-        ):
-            wire.request("POST", path, {"message": "Hello"})
+        async with serving(model="script", providers=[models]) as app, dial(app) as wire:
+            wire.request("POST", "/chat/stream", {"message": "Hello"}, Accept=SSE)
+            await asyncio.sleep(pause)
+            wire.writer.write_eof()
+            await wire.head()
+            await until(wire, SSE, 2)
             asked = await models.asked()
-            if path == "/chat/stream":
+            assert [await wire.chunk() for _ in range(2)] == [b": keep-alive\n\n"] * 2
+            await asyncio.sleep(0.1)
+            asked.say(End("and then"))
+            assert b"keep-alive" not in await wire.reader.read()
+            await gone(app)
+
+    run(test())
+
+
+@pytest.mark.parametrize("path", ["/chat", "/chat/stream", "/chat.ChatService/StreamChat"])
+def test_who_has_left_is_noticed(
+    run: Any, serving: Any, dial: Any, bugs: Any, script: Any, monkeypatch: Any, path: str
+) -> None:
+    """It has read everything, so that its system says no more than one that reads on would, until it is written to."""
+    monkeypatch.setattr(body, "PROBE_SECONDS", 0.02)
+
+    async def test() -> None:
+        models = script()
+        async with serving(model="script", providers=[models], resume_grace=0.05) as app, dial(app) as wire:
+            if path.startswith("/chat.ChatService"):
+                message = grpc_web.frame(b'{"message": "Hello"}')
+                wire.request("POST", path, message, Content_Type="application/grpc-web+json")
+            else:
+                wire.request("POST", path, {"message": "Hello"})
+            asked = await models.asked()
+            if path != "/chat":
                 await wire.head()
                 await wire.chunk()
             wire.writer.close()
-            for _ in range(0 if silent else 2):
-                await asyncio.sleep(0.01)
-                asked.say("word ")
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(2):
                 await asked.stopped.wait()
                 await gone(app)
 
