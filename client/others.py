@@ -2,7 +2,8 @@
 
 An answer that is heard no further (the connection is lost, another session or protocol is gone to) keeps its place, and
 goes on there. Who joins a session is shown an answer that runs from its beginning, but not one that has ended meanwhile
-(nor, over gRPC, whose members stay what they are, one that began before): the rest is therefore asked for.
+(its rest is therefore asked for). Over gRPC, where nobody leaves a session, who comes back is shown nothing again: what
+began meanwhile was heard from afar, and is asked for likewise.
 """
 
 import asyncio
@@ -38,15 +39,21 @@ class Others:
         """An event of somebody else's turn; whether that has just begun."""
         turn_id = event.turn_id
         growing = self._growing.get(turn_id) or self._cut.get(turn_id)
-        begun = growing is None
         if growing is None:
-            if not isinstance(event, SessionInfo) or event.session_id != self._talk.session_id:
+            if not isinstance(event, SessionInfo):
                 return False  # of a session that was left meanwhile
-            growing = self._growing[turn_id] = Growing(self._screen, self._raw, event.session_id)
+            growing = self._cut[turn_id] = Growing(self._screen, self._raw, event.session_id)
+        begun = not growing.seen
+        if growing.session_id != self._talk.session_id:
+            if begun and isinstance(event, TERMINAL):
+                del self._cut[turn_id]  # it has come and gone without us
+            return False
+        if event.seq > growing.seen + 1:
+            return False  # what comes early comes once more, in its order
+        if begun and isinstance(event, SessionInfo):
+            self._growing[turn_id] = self._cut.pop(turn_id)
             self.last = turn_id
             self._screen.said("Somebody", event.message, Style.ACCENT)
-        elif growing.session_id != self._talk.session_id or event.seq > growing.seen + 1:
-            return False  # what comes early comes once more, in its order
         elif turn_id in self._cut:
             self._growing[turn_id] = self._cut.pop(turn_id)
             growing.progress.resumed += 1

@@ -132,3 +132,24 @@ def test_an_answer_in_a_session_that_one_comes_back_to(
         screen.wait_bar("answering")
         stop(url, room)
         screen.wait("─ cancelled ─", "resumed once")
+
+
+@LIVE
+def test_an_answer_that_began_while_one_was_elsewhere(
+    name: str, shared_server: Any, watching: Callable[..., Terminal]
+) -> None:
+    url, room = shared_server.url, f"elsewhere-{name}"
+    screen = watching(name, room, url)
+    screen.keys("/new", ENTER)
+    screen.wait("A new session")
+    screen.wait_bar("connected")
+    get(url, "/chat", {"message": "short", "session_id": room, "model_id": QUICK})
+    with stream(url, {"message": "long", "session_id": room, "model_id": LONG}):
+        screen.keys(f"/switch {room}", ENTER)
+        screen.wait("Somebody › long", "carries its number,")
+        screen.wait_bar("answering")
+        stop(url, room)
+        screen.wait("─ cancelled ─")
+    screen.wait_bar("connected")
+    assert "short" not in screen.text and GOES_ON not in screen.text and "resumed" not in screen.text
+    assert answer(url, room) in " ".join(screen.text.split())
