@@ -72,6 +72,9 @@ class Grpc:
             except TimeoutError as error:
                 await self._hang_up()
                 raise self._gone(error) from error
+            except ConnectionLost:  # told to whoever connects, so that the reader need not tell it any more
+                await self._hang_up()
+                raise
 
     async def _rejoin(self, session_id: str) -> None:
         try:
