@@ -1,32 +1,20 @@
-"""`python -m client`: chat in the terminal."""
+"""`python -m client`, from its first moment: importing what it does (client/program.py) is what takes time."""
 
-import asyncio
 import os
+import signal
 import sys
 
-from client.app import run
-from client.console import Unwritable
-from client.oneshot import INTERRUPTED, LEFT, REFUSED
-from client.settings import parse
+INTERRUPTED = 130
 
 
 def main() -> int:
-    for number, name in enumerate(("stdin", "stdout", "stderr")):
-        if getattr(sys, name) is None:  # closed by whoever started us: it takes everything, and cannot be read
-            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w" if number else "r"))
-    for stream in (sys.stdin, sys.stdout, sys.stderr):
-        stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # what is not UTF-8 gets a ?, not a traceback
-    settings = parse(sys.argv[1:])
-    try:
-        return asyncio.run(run(settings))
-    except KeyboardInterrupt:
-        return INTERRUPTED
-    except (BrokenPipeError, Unwritable) as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python would try once more at exit
-        if isinstance(error, BrokenPipeError):
-            return LEFT
-        print(f"fivewire: {error}", file=sys.stderr)
-        return REFUSED
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not where SIGINT is ignored
+        # A Ctrl-C meanwhile is as quiet as a later one. An exception would not do: where it comes in a callback of the
+        # import system, Python prints it and goes on.
+        signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))
+    from client import program
+
+    return program.main()
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ HTTP_EDGE = (
     "server.http_protocol", "server.reply",
 )  # fmt: skip
 GRPC_EDGE = ("server.conversation", "server.h2", "server.outflow", "server.rpc")
-ROOT_OF_ALL = ("server.app", "server.reload", "server.__main__")
+ROOT_OF_ALL = ("server.app", "server.reload", "server.program", "server.__main__")
 
 GRPCLIB = ("grpclib", "h2", "hpack", "hyperframe", "google.protobuf")
 CLIENT = ("client", "prompt_toolkit", *WORDS)

@@ -214,6 +214,16 @@ def test_interrupt_cancels_on_the_server(shared_server: Any) -> None:
         assert _get(url, f"/turns/{turns[name]}")["status"] == "cancelled", name
 
 
+def test_an_interrupt_while_it_starts_is_quiet() -> None:
+    process = client("http://127.0.0.1:1", "hi", env={"PYTHONPROFILEIMPORTTIME": "1"})
+    assert process.stderr is not None
+    while "asyncio.events" not in (line := process.stderr.readline()):  # each module that is imported is told there
+        assert line
+    process.send_signal(signal.SIGINT)
+    code, _, err = result(process)
+    assert (code, [line for line in err.splitlines() if not line.startswith("import time:")]) == (130, [])
+
+
 def test_a_second_interrupt_ends_a_write_that_nobody_reads(shared_server: Any) -> None:
     process = client(shared_server.url, "--model", "demo?chunks=50000&rate=0", "hi")
     assert process.stdout is not None

@@ -3,12 +3,16 @@
 import asyncio
 import json
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from server.models import End
+
+ROOT = Path(__file__).parent.parent.parent
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -38,6 +42,22 @@ def test_a_signal_drains(start_server: Any, run: Any, dial: Any, number: signal.
     run(test())
     server.process.communicate(timeout=20)
     assert server.process.returncode == 0
+
+
+def test_an_interrupt_while_it_starts_is_quiet() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-X", "importtime", "-m", "server", "--port", "0", "--grpc-port", "off", "--store", "memory"],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    while "asyncio.events" not in (line := process.stderr.readline()):  # each module that is imported is told there
+        assert line
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=20)
+    told = [line for line in err.splitlines() if not line.startswith("import time:")]
+    assert (process.returncode, told) == (130, [])
 
 
 def test_a_second_signal_ends_it_at_once(start_server: Any, run: Any, dial: Any) -> None:
