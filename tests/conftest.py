@@ -34,6 +34,8 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # All the authorities of the system in one file take 0.04 s to read, in each process that starts and several times for
 # each of Google's clients. This is one that has signed nothing; its key was thrown away.
 os.environ["SSL_CERT_FILE"] = str(ROOT / "tests" / "nobody.pem")
+# A shell has its background jobs ignore SIGINT, and so would all that is started here.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class Process:

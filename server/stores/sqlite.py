@@ -180,11 +180,11 @@ class SqliteStore:
         return turns[0] if turns else None
 
     def _keyed(self, key: Key) -> str | None:
-        query = (
-            "SELECT id FROM turns WHERE (scope = ?1 AND key = ?2 OR session_id = ?1 AND key = ?2) AND started_at > ?3 "
+        query = (  # not with ?1 and ?2, which some of Python's versions take for names
+            "SELECT id FROM turns WHERE (scope = ? AND key = ? OR session_id = ? AND key = ?) AND started_at > ? "
             "ORDER BY n DESC LIMIT 1"
         )
-        rows = self._rows(query, *key, time.time() - IDEMPOTENCY_SECONDS)
+        rows = self._rows(query, *key, *key, time.time() - IDEMPOTENCY_SECONDS)
         return rows[0][0] if rows else None
 
 
