@@ -1,6 +1,7 @@
 """The benchmark runs, and loses nothing: this server and the limit, which need none of its extra packages."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -29,6 +30,19 @@ def bench(tmp_path: Path, *only: str) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = json.loads(figures.read_text())["rows"]
     assert all(row["title"] in run.stdout for row in rows)
     return [row for row in rows if row["ours"] and row["limit"]]
+
+
+def test_a_peer_that_is_not_installed_is_told(tmp_path: Path) -> None:
+    (tmp_path / "uvicorn.py").write_text("raise ModuleNotFoundError('as where it is not installed')")
+    run = subprocess.run(
+        [sys.executable, "-m", "tests.bench", "--tiny", "--only=peer", "--only=requests"],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert run.returncode == 1 and "does not start: pip install '.[bench]' brings" in run.stderr
 
 
 def test_it_measures_every_transport(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from tests.bench.servers import LOAD_CORE, ROOT, Server, pin, raise_file_limit
 
 
 def options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__.partition(":")[0] + ".")
     measures = ", ".join(measure.name for measure in MEASURES)
     parser.add_argument(
         "--only",

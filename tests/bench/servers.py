@@ -51,7 +51,8 @@ class Server:
             except OSError:
                 if self.process.poll() is not None or time.monotonic() > deadline:
                     self.stop()
-                    raise SystemExit(f"{self.name} does not start") from None
+                    brings = ": pip install '.[bench]' brings what it needs" if self.name in PEERS else ""
+                    raise SystemExit(f"{self.name} does not start{brings}") from None
                 time.sleep(0.02)
 
     def port_of(self, transport: str) -> int:
