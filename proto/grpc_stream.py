@@ -68,7 +68,7 @@ class Codec(ProtoCodec):
     def decode(self, data: bytes, message_type: Any) -> Any:
         try:
             return message_type.FromString(data)
-        except DecodeError:
+        except (DecodeError, UnicodeDecodeError):  # the latter in pure Python, where protobuf has no wheel
             raise GRPCError(self._bad_bytes, f"The message is not a {message_type.DESCRIPTOR.full_name}.") from None
 
 

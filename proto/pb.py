@@ -263,7 +263,7 @@ def parse(kind: type[M], data: bytes) -> M:
     """A message from bytes that nobody has looked at."""
     try:
         return kind.FromString(data)
-    except DecodeError:
+    except (DecodeError, UnicodeDecodeError):  # the latter in pure Python, where protobuf has no wheel
         raise ProtocolError(f"not a {kind.DESCRIPTOR.full_name}") from None
 
 

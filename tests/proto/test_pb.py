@@ -1,6 +1,7 @@
 """Words and messages: both ways without loss, and no field that exists in one of words, JSON and `.proto` only."""
 
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -98,6 +99,29 @@ def test_an_answer_of_an_older_server_has_zeros_not_holes():
 def test_bad_bytes_are_a_protocol_error(data):
     with pytest.raises(ProtocolError):
         pb.parse(chat_pb2.ChatResponse, data)
+
+
+IN_PURE_PYTHON = """
+from google.protobuf.internal import api_implementation
+from grpclib.const import Status
+from grpclib.exceptions import GRPCError
+from proto import chat_pb2, pb
+from proto.errors import ProtocolError
+from proto.grpc_stream import Codec
+
+print(api_implementation.Type())
+for decode in (pb.parse, lambda kind, data: Codec(Status.INTERNAL).decode(data, kind)):
+    try:
+        decode(chat_pb2.ChatResponse, b"\\x2a\\x02\\xff\\xfe")
+    except (ProtocolError, GRPCError) as error:
+        print(type(error).__name__)
+"""
+
+
+def test_bad_bytes_where_protobuf_has_no_wheel():
+    environ = {**os.environ, "PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION": "python"}
+    run = subprocess.run([sys.executable, "-c", IN_PURE_PYTHON], cwd=ROOT, env=environ, capture_output=True, text=True)
+    assert (run.stdout.split(), run.stderr) == (["python", "ProtocolError", "GRPCError"], "")
 
 
 @pytest.mark.parametrize("code", CODES)
