@@ -169,7 +169,7 @@ def test_a_drain_on_every_transport(run: Any, serving: Any, script: Any, connect
             for reading in readings[1:]:
                 await reading.until(3)
             idle = [await transport.new_session(None) for transport in transports]
-            stopping = asyncio.create_task(app.stop(drain_seconds=1.0))
+            stopping = asyncio.create_task(app.stop(drain_seconds=2.0))
             await until(lambda: app.chat.draining)
             async with clients(connected, app.http_url, ("rest", "ndjson", "sse", "grpc")) as late:
                 assert (await late[0].health()).status == "draining"
