@@ -26,6 +26,20 @@ def test_a_race_that_broke_is_not_said_to_have_never_started(demo: Any) -> None:
     demo.errors.clear()  # the browser logs REST's 502
 
 
+def test_a_figure_and_its_unit_stand_in_one_line_on_a_narrow_screen(demo: Any) -> None:
+    demo.size(375, 667)
+    race(demo, "demo?chunks=9&rate=40")
+    demo.until("!document.querySelector('#race-copy').disabled")
+    lines = demo.run(
+        """Array.from(document.querySelectorAll('#race-table tbody td'), (td) => {
+            const range = document.createRange();
+            range.selectNodeContents(td);
+            return range.getClientRects().length;
+        })"""
+    )
+    assert len(lines) == 30 and set(lines) == {1}
+
+
 def test_a_race_of_a_model_that_is_not_there_did_not_start(demo: Any) -> None:
     race(demo, "no-such-model")
     demo.until("document.querySelector('#race-note').textContent.includes('did not start')")
