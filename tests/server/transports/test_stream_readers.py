@@ -112,7 +112,7 @@ def test_more_streams_than_the_maximum(run: Any, serving: Any, dial: Any, script
 def test_a_reader_that_stops_reading_is_dropped_and_comes_back(
     run: Any, serving: Any, dial: Any, script: Any, monkeypatch: Any, accept: str
 ) -> None:
-    monkeypatch.setattr(lane, "STALL_SECONDS", 0.5)
+    monkeypatch.setattr(lane, "STALL_SECONDS", 1.0)  # the one that reads may lag behind for a while on a busy machine
 
     async def test() -> None:
         models = script()
