@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from prompt_toolkit import PromptSession
@@ -87,6 +88,13 @@ def _keys(interrupt: Callable[[], None]) -> KeyBindings:
         interrupt()
 
     return keys
+
+
+def typed_ahead(session: PromptSession[str]) -> AbstractContextManager[None]:
+    """Keys are keys in every moment. prompt_toolkit would leave them to the terminal between two prompts, and while
+    lines are written above one: a Ctrl-D that comes just then was lost, and letters stood in the text."""
+    session.input.cooked_mode = session.input.raw_mode  # type: ignore[method-assign]
+    return session.input.raw_mode()
 
 
 def prompt_session(

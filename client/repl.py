@@ -19,7 +19,7 @@ from prompt_toolkit.patch_stdout import patch_stdout
 
 from client.actions import perform
 from client.conversation import Conversation
-from client.input import prompt_session
+from client.input import prompt_session, typed_ahead
 from client.others import Others
 from client.paint import Style
 from client.presence import Presence
@@ -96,7 +96,7 @@ class Repl:
             loop.create_task(self._refresh()),
         ]
         try:
-            with patch_stdout(raw=True):
+            with patch_stdout(raw=True), typed_ahead(prompt):
                 await self._prompts(prompt)
         finally:
             talk.go()

@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 import sys
+import termios
 import time
 import urllib.request
 from collections.abc import Callable
@@ -88,16 +89,31 @@ class Terminal:
         for text in texts:
             self._until(lambda text=text: text in self.bar, text)  # type: ignore[misc]
 
+    def seen(self, text: str) -> bool:
+        """Whether this stands on the screen by now, behind what was waited for."""
+        with contextlib.suppress(pexpect.TIMEOUT):
+            self._look(0)
+        return self.text.find(text, self._read) >= 0
+
     def _until(self, condition: Callable[[], bool], text: str) -> None:
         end = time.monotonic() + WAIT_SECONDS
         while not condition():
             try:
-                data = self._child.read_nonblocking(65536, max(end - time.monotonic(), 0.01))
+                self._look(max(end - time.monotonic(), 0.01))
             except (pexpect.EOF, pexpect.TIMEOUT) as error:
                 raise AssertionError(f"{text!r} did not come ({type(error).__name__}):\n{self.text.rstrip()}") from None
-            self.raw += data
-            self._stream.feed(data)
-            self._shown = None
+
+    def _look(self, seconds: float) -> None:
+        data = self._child.read_nonblocking(65536, seconds)
+        self.raw += data
+        self._stream.feed(data)
+        self._shown = None
+
+    @property
+    def raw_keys(self) -> bool:
+        """Whether keys go to the client as they are; else the terminal makes lines and signals of them."""
+        flags: int = termios.tcgetattr(self._child.child_fd)[3]
+        return not flags & (termios.ICANON | termios.ECHO | termios.ISIG)
 
     def end(self) -> int:
         """The exit code."""

@@ -129,6 +129,24 @@ def test_leaving_does_not_stop_the_answer(shared_server: Any, terminal: Callable
     assert get(url, f"/turns/{get(url, '/sessions/left')['active_turn']}/cancel", {})["status"] == "cancelled"
 
 
+def test_no_key_is_lost_between_two_prompts_or_while_lines_are_written(
+    shared_server: Any, terminal: Callable[..., Terminal]
+) -> None:
+    screen = terminal("--server", shared_server.url, "--model", "demo?chunks=400&rate=400")
+    screen.wait_bar("●")
+    looks = []
+    for number in range(3):
+        screen.keys(f"question {number}", ENTER)
+        while not screen.seen("─ complete ─"):
+            looks += [screen.raw_keys for _ in range(100)]
+        screen.wait("─ complete ─")
+    assert len(looks) > 1000 and all(looks)
+    screen.keys(CTRL_D)
+    screen.wait("To go on with this session")
+    assert not screen.raw_keys, "the terminal is as it was"
+    assert screen.end() == 0
+
+
 @pytest.mark.parametrize("name", ["sse", "websocket", "grpc"])
 def test_a_server_that_restarts_in_mid_answer(
     name: str, start_server: Callable[..., Any], terminal: Callable[..., Terminal], tmp_path: Path
