@@ -2,70 +2,14 @@
 
 import asyncio
 import hashlib
-import json
-import subprocess
-import sys
-from pathlib import Path
 
 import grpc
 import grpc.aio
 import pytest
 
-from client.channel import Channel
-from proto import chat_pb2, pb
-from proto.chat_grpc import ChatServiceStub
+from proto import chat_pb2
 from proto.chat_pb2 import ChatRequest, ChatResponse
-from proto.events import Complete
-from server.rpc import METHODS
-
-HERE = Path(__file__).parent
-FAST = "demo?chunks=5&rate=0"
-SLOW = "demo?chunks=1000&rate=20"
-
-
-class Stub:
-    """The calls of the service on an official channel."""
-
-    def __init__(self, channel):
-        for method in METHODS.values():
-            sides = ["stream" if streams else "unary" for streams in (method.takes_stream, method.gives_stream)]
-            call = getattr(channel, "_".join(sides))(
-                f"/chat.ChatService/{method.name}",
-                request_serializer=lambda request: (
-                    request if isinstance(request, bytes) else request.SerializeToString()
-                ),
-                response_deserializer=method.gives.FromString,
-            )
-            setattr(self, method.name, call)
-
-
-def connect(app, port="http", gzip=False, certificate=None):
-    address = app.http_url.partition("//")[2] if port == "http" else app.grpc_addresses[0]
-    compression = grpc.Compression.Gzip if gzip else grpc.Compression.NoCompression
-    if certificate is None:
-        return grpc.aio.insecure_channel(address, compression=compression)
-    credentials = grpc.ssl_channel_credentials(Path(certificate[0]).read_bytes())
-    return grpc.aio.secure_channel(address, credentials, compression=compression)
-
-
-async def status_of(call):
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        if hasattr(call, "__aiter__"):
-            async for _ in call:
-                pass
-        else:
-            await call
-    return caught.value.code().name, dict(caught.value.trailing_metadata()).get("fivewire-code")
-
-
-async def until(call, kind):
-    """The responses up to and including the first of this type."""
-    responses = []
-    while not responses or responses[-1].type != kind:
-        response = await call.read()
-        assert response is not grpc.aio.EOF, responses
-        responses.append(response)
-    return responses
+from tests.server.transports.official import FAST, SLOW, Stub, connect, status_of, until
 
 
 @pytest.mark.parametrize("port", ["http", "grpc"])
@@ -219,104 +163,6 @@ def test_cursors(serving, run):
     run(scenario())
 
 
-def test_errors_on_a_conversation_are_answers_and_it_lives_on(serving, run):
-    async def scenario():
-        async with serving() as app, connect(app) as channel:
-            chat = Stub(channel).Chat()
-            for request, code in (
-                (ChatRequest(message="hi", session_id="unknown"), "not_found"),
-                (ChatRequest(message="hi", session_id="no/slash"), "invalid_request"),
-                (ChatRequest(message=""), "invalid_request"),
-                (ChatRequest(type="JOIN", session_id="unknown"), "not_found"),
-                (ChatRequest(type="JOIN"), "invalid_request"),
-                (ChatRequest(type="TYPING_START", session_id="unknown"), "not_found"),
-                (ChatRequest(type="CANCEL", turn_id="unknown"), "not_found"),
-                (ChatRequest(type="RESUME", turn_id="unknown"), "not_found"),
-                (ChatRequest(type="RESUME", turn_id="unknown", after=-1), "invalid_request"),
-                (ChatRequest(type=77), "invalid_request"),
-            ):
-                await chat.write(request)
-                response = await chat.read()
-                assert (response.type, response.code, response.seq) == (ChatResponse.ERROR, code, 0), request
-            await chat.write(ChatRequest(message="hi", model_id=SLOW))
-            responses = await until(chat, ChatResponse.CHUNK)
-            turn = responses[-1]
-            await chat.write(ChatRequest(message="hi", session_id=turn.session_id))
-            busy = (await until(chat, ChatResponse.ERROR))[-1]
-            assert (busy.code, busy.turn_id, busy.retryable, busy.seq) == ("session_busy", turn.turn_id, True, 0)
-            await chat.write(ChatRequest(type="CANCEL", turn_id=turn.turn_id))
-            end = (await until(chat, ChatResponse.RESPONSE_COMPLETE))[-1]
-            assert end.finish_reason == "cancelled"
-            # Resumed where nothing is left, a turn says its end again; so does one that is cancelled again.
-            await chat.write(ChatRequest(type="RESUME", turn_id=turn.turn_id, after=end.seq))
-            assert (await until(chat, ChatResponse.RESPONSE_COMPLETE))[-1] == end
-            await chat.write(ChatRequest(type="CANCEL", turn_id=turn.turn_id))
-            assert (await until(chat, ChatResponse.RESPONSE_COMPLETE))[-1] == end
-            await chat.write(ChatRequest(type="RESUME", turn_id=turn.turn_id, after=1))
-            seqs = [response.seq for response in await until(chat, ChatResponse.RESPONSE_COMPLETE)]
-            assert seqs == list(range(2, end.seq + 1))
-            chat.cancel()
-
-    run(scenario())
-
-
-def test_a_conversation_joins_only_so_many_sessions(serving, run, monkeypatch):
-    monkeypatch.setattr("server.sessions.MAX_JOINED", 2)
-
-    async def scenario():
-        async with serving() as app, connect(app) as channel:
-            sessions = [(await app.chat.new_session()).id for _ in range(3)]
-            chat = Stub(channel).Chat()
-            for session in (sessions[0], sessions[1], sessions[0]):
-                await chat.write(ChatRequest(type="JOIN", session_id=session))
-                assert (await chat.read()).update_type == "session_joined"
-            for request in (
-                ChatRequest(type="JOIN", session_id=sessions[2]),
-                ChatRequest(type="TYPING_START", session_id=sessions[2]),
-                ChatRequest(message="hi", session_id=sessions[2]),
-                ChatRequest(message="hi"),
-            ):
-                await chat.write(request)
-                assert (await chat.read()).code == "rate_limited", request
-            await chat.write(ChatRequest(message="hi", session_id=sessions[0], model_id=FAST))
-            assert (await until(chat, ChatResponse.RESPONSE_COMPLETE))[-1].session_id == sessions[0]
-            assert app.chat.tell().active_sessions == 3
-            chat.cancel()
-
-    run(scenario())
-
-
-def test_members_see_turns_and_updates(serving, run):
-    async def scenario():
-        async with serving() as app, connect(app) as channel:
-            stub = Stub(channel)
-            session = (await stub.CreateSession(chat_pb2.CreateSessionRequest(model_id=FAST))).session_id
-            anna, bert = stub.Chat(), stub.Chat()
-            for chat in (anna, bert):
-                await chat.write(ChatRequest(type="JOIN", session_id=session))
-                joined = await chat.read()
-                assert joined.update_type == "session_joined"
-                assert json.loads(joined.update_data)["message_count"] == 0
-            assert (await anna.read()).update_type == "user_joined"
-            await anna.write(ChatRequest(type="TYPING_START", session_id=session))
-            typing = await bert.read()
-            assert typing.update_type == "user_typing" and json.loads(typing.update_data)["typing"] is True
-            # A turn that somebody else asks for, by another call:
-            asked = [response async for response in stub.StreamChat(ChatRequest(session_id=session, message="hi"))]
-            for chat in (anna, bert):
-                seen = await until(chat, ChatResponse.RESPONSE_COMPLETE)
-                assert [response for response in seen if response.seq] == asked
-            bert.cancel()
-            while (left := await anna.read()).update_type != "user_disconnected":
-                assert left.update_type
-            await stub.DeleteSession(chat_pb2.DeleteSessionRequest(session_id=session))
-            while (left := await anna.read()).update_type != "session_deleted":
-                assert left.update_type
-            anna.cancel()
-
-    run(scenario())
-
-
 @pytest.mark.parametrize("leave", ["cancel", "deadline", "disconnect"])
 def test_a_call_that_is_left_leaves_the_turn(serving, run, leave):
     async def scenario():
@@ -366,62 +212,5 @@ def test_going_down_lets_calls_end_and_refuses_new_ones(serving, run):
             assert await call.code() is grpc.StatusCode.OK
             await stopping
             assert not app._grpc._server.connections
-
-    run(scenario())
-
-
-def test_our_own_channel(serving, run):
-    async def scenario():
-        async with serving() as app:
-            host, port = app.http_url.partition("//")[2].split(":")
-            channel = Channel(host, int(port))
-            try:
-                stub = ChatServiceStub(channel)
-                text = "long " * 5000
-                responses = await stub.StreamChat(ChatRequest(message=text, model_id="demo?chunks=5&rate=50"))
-                assert responses[0].message == text and isinstance(pb.from_response(responses[-1]), Complete)
-                async with stub.StreamChat.open() as call:
-                    await call.send_message(ChatRequest(message=text, model_id="demo?chunks=5&rate=20"), end=True)
-                    first = await call.recv_message()
-                    stopping = asyncio.ensure_future(app.stop(drain_seconds=20))
-                    rest = [response async for response in call]
-                    assert [response.seq for response in (first, *rest)] == list(range(1, 9))
-                await stopping
-                with pytest.raises(OSError):
-                    await stub.ListSessions(chat_pb2.ListSessionsRequest())
-            finally:
-                channel.close()
-
-    run(scenario())
-
-
-async def in_process(*arguments):
-    return await asyncio.create_subprocess_exec(
-        sys.executable, *map(str, arguments), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
-    )
-
-
-def test_a_client_of_an_older_server(serving, run, tmp_path):
-    out = [f"--python_out={tmp_path}", f"--grpc_python_out={tmp_path}"]
-    command = [sys.executable, "-m", "grpc_tools.protoc", f"-I{HERE}", *out, "older.proto"]
-    subprocess.run(command, check=True, timeout=60)
-
-    async def scenario():
-        async with serving() as app:
-            client = await in_process(HERE / "older_client.py", tmp_path, app.http_url.partition("//")[2])
-            _, errors = await client.communicate()
-            assert client.returncode == 0, errors.decode()
-
-    run(scenario())
-
-
-def test_official_health_and_reflection(serving, run):
-    async def scenario():
-        async with serving() as app:
-            client = await in_process(HERE / "health_client.py", app.http_url.partition("//")[2])
-            assert await client.stdout.readline() == b"watching\n", (await client.communicate())[1].decode()
-            await app.stop(drain_seconds=5)
-            _, errors = await client.communicate()
-            assert client.returncode == 0, errors.decode()
 
     run(scenario())
