@@ -10,6 +10,7 @@ import struct
 
 from proto.requests import ChatRequest
 from server.models import End
+from tests.server.loop_clock import LoopClock
 
 TEXT, CLOSE = 1, 8
 
@@ -109,8 +110,8 @@ def test_a_slow_member_catches_up_and_the_others_notice_nothing(run, serving, me
     async def scene():
         model = script()
         async with (
-            contextlib.AsyncExitStack() as stack,
             serving(providers=[model], model="scripted") as app,
+            contextlib.AsyncExitStack() as stack,
             meet(app, max_size=None) as fast,
         ):
             session_id = await fast.create()
@@ -142,14 +143,14 @@ def test_a_slow_member_catches_up_and_the_others_notice_nothing(run, serving, me
 
 
 def test_a_member_that_reads_nothing_is_closed(run, serving, meet, script, monkeypatch):
-    monkeypatch.setattr("server.lane.STALL_SECONDS", 0.2)
-    monkeypatch.setattr("server.connection.CLOSE_SECONDS", 0.2)
+    monkeypatch.setattr("server.lane.STALL_SECONDS", 5)
+    monkeypatch.setattr("server.connection.CLOSE_SECONDS", 5)
 
     async def scene():
         model = script()
         async with (
-            contextlib.AsyncExitStack() as stack,
             serving(providers=[model], model="scripted") as app,
+            contextlib.AsyncExitStack() as stack,
             meet(app, max_size=None) as fast,
         ):
             session_id = await fast.create()
@@ -158,31 +159,34 @@ def test_a_member_that_reads_nothing_is_closed(run, serving, meet, script, monke
             await slow.read_until("session_joined")
             await fast.say("chat", message="Hi")
             ask = await model.asked()
+            clock = LoopClock()
             while not paused(app):
                 ask.say("x" * 10_000)
                 await fast.until("chunk")
+            await clock.passes_until(lambda: app.chat.stats.websockets == 1)
             gone = (await fast.until("session_update", update_type="user_disconnected"))[-1]
             assert gone["session_id"] == session_id
-            assert app.chat.stats.websockets == 1
             ask.say(End("still here"))
             await fast.until("response_complete")
-            await slow.read_to_the_end()  # the connection is cut, whatever the peer does
+            # The connection is cut, whatever the peer does.
+            await clock.passes_until(asyncio.create_task(slow.read_to_the_end()).done)
 
     run(scene())
 
 
 def test_who_comes_back_in_time_reads_why_it_was_closed(run, serving, meet, script, monkeypatch):
-    monkeypatch.setattr("server.lane.STALL_SECONDS", 0.4)
+    monkeypatch.setattr("server.lane.STALL_SECONDS", 5)
     monkeypatch.setattr("server.connection.CLOSE_SECONDS", 10.0)
 
     async def scene():
         model = script()
-        async with contextlib.AsyncExitStack() as stack, serving(providers=[model], model="scripted") as app:
+        async with serving(providers=[model], model="scripted") as app, contextlib.AsyncExitStack() as stack:
             slow = await stack.enter_async_context(Slow(app))
             await slow.say(type="chat", message="Hi", session_id="s")
-            ask = await model.asked()
+            ask, clock = await model.asked(), LoopClock()
             ask.say(*["x" * 10_000] * 600)
-            await until(lambda: not app.chat.stats.websockets)
+            await until(lambda: paused(app))
+            await clock.passes_until(lambda: not app.chat.stats.websockets)
             while slow.closed is None:
                 assert await slow.read(), "the server closed"
             assert slow.closed == 4408
@@ -206,7 +210,7 @@ def test_updates_that_nobody_reads_are_bounded(run, serving, meet, monkeypatch):
     monkeypatch.setattr("server.connection.MAX_UNREAD_BYTES", 2**17)
 
     async def scene():
-        async with contextlib.AsyncExitStack() as stack, serving() as app, meet(app) as one:
+        async with serving() as app, contextlib.AsyncExitStack() as stack, meet(app) as one:
             session_id = await one.create()
             slow = await stack.enter_async_context(Slow(app))
             await slow.say(type="join_session", session_id=session_id)
@@ -230,7 +234,7 @@ def test_who_asks_and_does_not_read_is_not_read(run, serving, monkeypatch):
         monkeypatch.setattr(f"server.connection.{limit}", 1e9)
 
     async def scene():
-        async with contextlib.AsyncExitStack() as stack, serving() as app:
+        async with serving() as app, contextlib.AsyncExitStack() as stack:
             slow = await stack.enter_async_context(Slow(app))
             flood = masked(json.dumps({"type": "typing_start", "session_id": "s" * 128}).encode()) * 100
             sent = 0
@@ -251,7 +255,7 @@ def test_who_catches_up_is_heard(run, serving):
     """The peer has yet to read a long turn when it stops another one."""
 
     async def scene():
-        async with contextlib.AsyncExitStack() as stack, serving() as app:
+        async with serving() as app, contextlib.AsyncExitStack() as stack:
             long = await app.chat.send(ChatRequest("Hi", "long", LONG), "rest", "me")
             await long.ended()
             running = await app.chat.send(ChatRequest("Hi", "running", "demo?chunks=9&rate=0.01"), "rest", "me")
@@ -273,7 +277,7 @@ def test_who_catches_up_is_heard(run, serving):
 def test_who_catches_up_with_large_pieces_is_heard(run, serving, script):
     async def scene():
         model = script()
-        async with contextlib.AsyncExitStack() as stack, serving(providers=[model], model="scripted") as app:
+        async with serving(providers=[model], model="scripted") as app, contextlib.AsyncExitStack() as stack:
             long = await app.chat.send(ChatRequest("Hi", "long"), "rest", "me")
             (await model.asked()).say(*["x" * 10_000] * 1000, End(""))
             await long.ended()
@@ -292,7 +296,7 @@ def test_who_catches_up_with_large_pieces_is_heard(run, serving, script):
 
 def test_turns_that_catch_up_on_one_connection_share_it(run, serving):
     async def scene():
-        async with contextlib.AsyncExitStack() as stack, serving() as app:
+        async with serving() as app, contextlib.AsyncExitStack() as stack:
             turns = [await app.chat.send(ChatRequest("Hi", f"s{n}", LONG), "rest", "me") for n in range(3)]
             for turn in turns:
                 await turn.ended()
