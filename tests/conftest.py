@@ -24,9 +24,11 @@ from proto.events import Event
 from server.app import App
 from server.models import End, Message, Pieces, Provider
 from server.settings import Settings
+from tests.forks import Piped
 
 ROOT = Path(__file__).parent.parent
 WAIT_SECONDS = 30
+OURS = ("FIVEWIRE_", "GENAI_", "GEMINI_", "GOOGLE_", "LOCAL_LLM_")  # variables that say how a server runs
 # Where grpcio has run in this process, its threads wake in a child between fork and exec, and may take the child down.
 os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
 # Servers and clients start as with a user: compiled by the first that starts, not by each.
@@ -42,17 +44,20 @@ class Process:
     """`python -m server` as its users run it."""
 
     def __init__(self, *flags: str, env: dict[str, str] | None = None, prefix: Sequence[str] = ()) -> None:
-        ours = ("FIVEWIRE_", "GENAI_", "GEMINI_", "GOOGLE_", "LOCAL_LLM_")
-        clean = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
-        self.process = subprocess.Popen(
-            [*prefix, sys.executable, "-m", "server", "--port", "0", "--log-format", "json", *flags],
-            cwd=ROOT,
-            env={**clean, **(env or {})},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        assert self.process.stdout is not None
+        clean = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
+        arguments = ["--port", "0", "--log-format", "json", *flags]
+        self.process: Any
+        if env is None and not prefix:
+            self.process = Piped("server", arguments, clean)
+        else:
+            self.process = subprocess.Popen(
+                [*prefix, sys.executable, "-m", "server", *arguments],
+                cwd=ROOT,
+                env={**clean, **(env or {})},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
         line = self.process.stdout.readline()
         if not line:
             _, errors = self.process.communicate(timeout=WAIT_SECONDS)

@@ -4,7 +4,6 @@ import contextlib
 import itertools
 import json
 import os
-import sys
 import termios
 import time
 import urllib.request
@@ -14,8 +13,10 @@ from typing import Any
 
 import pexpect
 import pyte
+from pexpect import fdpexpect
 
-ROOT = Path(__file__).parent.parent.parent
+from tests.forks import Fork
+
 WAIT_SECONDS = 20
 COLUMNS, LINES = 100, 40
 ENTER, TAB, ALT_ENTER, CTRL_C, CTRL_D = "\r", "\t", "\x1b\r", "\x03", "\x04"
@@ -33,15 +34,15 @@ class Terminal:
         clean = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
         self._screen = pyte.HistoryScreen(COLUMNS, LINES, history=5000)
         self._stream = pyte.Stream(self._screen)
-        self._child = pexpect.spawn(
-            sys.executable,
-            ["-m", "client", *arguments],
-            cwd=str(ROOT),
-            # The size is the terminal's: COLUMNS and LINES, which a test runner may have set, would overrule it.
-            env={**clean, "TERM": "xterm", "XDG_STATE_HOME": str(state), **env},
-            dimensions=(LINES, COLUMNS),
-            encoding="utf-8",
-        )
+        ours, its = os.openpty()
+        termios.tcsetwinsize(its, (LINES, COLUMNS))
+        # The size is the terminal's: COLUMNS and LINES, which a test runner may have set, would overrule it.
+        env = {**clean, "TERM": "xterm", "XDG_STATE_HOME": str(state), **env}
+        try:
+            self._process = Fork("client", arguments, (its, its, its), env)
+        finally:
+            os.close(its)
+        self._child = fdpexpect.fdspawn(ours, encoding="utf-8")
         self._child.delaybeforesend = None  # nobody types as fast, but the terminal takes it
         self._screen.write_process_input = self._child.send  # it is asked where its cursor is
         self._above: list[str] = []  # has scrolled away
@@ -119,13 +120,14 @@ class Terminal:
         """The exit code."""
         with contextlib.suppress(AssertionError):
             self._until(lambda: False, "")
-        if self._child.eof() and self._child.isalive():
-            self._child.wait()  # it has written its last, and may take a moment yet to go: to close is to hang up on it
+        code = self._process.wait(WAIT_SECONDS)  # it has written its last, and may take a moment yet to go
         self._child.close()
-        return int(self._child.exitstatus)
+        return code
 
     def kill(self) -> None:
-        self._child.close(force=True)
+        self._process.kill()
+        self._process.wait(WAIT_SECONDS)
+        self._child.close()
 
 
 def get(url: str, path: str, body: Any = None) -> dict[str, Any]:
