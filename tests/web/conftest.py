@@ -42,6 +42,7 @@ FLAGS = (
     "--disable-extensions",
     "--disable-dev-shm-usage",
     "--mute-audio",
+    "--process-per-site",  # else each page that is opened takes a process of its own: half of what opening it costs
     "--disable-backgrounding-occluded-windows",
     "--disable-renderer-backgrounding",
     "--disable-background-timer-throttling",
