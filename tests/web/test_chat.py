@@ -143,6 +143,9 @@ def test_a_killed_server_is_waited_for(
     page.connected()
     page.ask("Will this end?", protocol, ENDLESS)
     page.begun(protocol)
+    known = f"fetch('/sessions/{page.session}').then((answer) => answer.json()).then((told) => told.active_turn)"
+    while not page.run(known):  # what the server has never known, the page would ask again
+        pass
     server.kill()
     page.until("document.querySelector('#connection').dataset.state !== 'open'")
     page.until(LOST)
