@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 
 _parent: Any = multiprocessing.get_context("forkserver")
 _parent.set_forkserver_preload(
-    ["tests.forks", "server.__main__", "client.__main__", "client.repl", "client.screen"]
+    ["tests.forks", "server.program", "client.program", "client.repl", "client.screen"]
     + [f"client.transports.{name}" for name in ("rest", "stream", "websocket", "grpc")]
 )
 
