@@ -16,7 +16,6 @@ from typing import NamedTuple
 from proto.errors import ChatError
 from proto.events import Complete, Error, Usage
 from server import logs, pieces
-from server.clock import timestamp
 from server.models import End, Message, Model, Pushing
 from server.sessions import Session, Sessions
 from server.settings import Settings
@@ -216,10 +215,12 @@ class Asking:
             if self._desk.settings.verbose:
                 self._tell_chunk(len(end.text))
         text = turn.said_all()
-        usage = Usage(0, 0, True)  # of a model that has refused
-        if end is not None or text:
-            told = end.usage if end is not None else None
-            usage = told or pieces.estimated_usage(self._messages, self._desk.settings.system, text)
+        if end is not None and end.usage is not None:
+            usage = end.usage
+        elif end is not None or text:
+            usage = pieces.estimated_usage(self._messages, self._desk.settings.system, text)
+        else:  # the model has refused
+            usage = Usage(0, 0, True)
         usage = pieces.priced(usage, self._desk.settings.price_in, self._desk.settings.price_out)
         if text:
             session.say(Message("model", text))
@@ -229,7 +230,7 @@ class Asking:
         session.output_tokens += usage.output_tokens
         session.cost += usage.cost or 0.0
         seconds = time.monotonic() - turn.started_at
-        now, seq = timestamp(), turn.last_seq + 1
+        now, seq = turn.now(), turn.last_seq + 1
         terminal: Complete | Error
         if end is not None:
             first = turn.time_to_first_chunk

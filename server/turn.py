@@ -201,9 +201,13 @@ class Turn:
             for lane in self._lanes:
                 lane.flush()
 
+    def now(self) -> str:
+        """The time of this pass of the loop, which all that is said in it shares."""
+        return self._outbox.now or self._outbox.time()
+
     def last_chunk(self, text: str) -> None:
         """The one that says that it is the last. Its text may be empty."""
-        self._said += (text, self._outbox.now or self._outbox.time())
+        self._said += (text, self.now())
         self.last_seq += 1
         self.final = True
         if self.first_chunk_at is None and text:  # there is none where nothing came

@@ -8,6 +8,7 @@ import asyncio
 import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import repeat
 from typing import NamedTuple
 from urllib.parse import parse_qsl
 
@@ -133,14 +134,14 @@ class Speech:
         log.exception("the listener failed")
         if not self.over:
             self.over = True
+            self.count = 0
             self._done(ChatError("internal", "The server failed while answering; its log says more."))
 
     def hurry(self) -> None:
         """As fast as it can, with a breath for the others now and then."""
-        for _ in range(BREATH_PIECES):
-            if advance((self,)):
-                return
-        asyncio.get_running_loop().call_soon(self.hurry)
+        left = self.count - self.said + 1  # the pieces, and the end
+        if not advance(repeat(self, min(left, BREATH_PIECES))):
+            asyncio.get_running_loop().call_soon(self.hurry)
 
 
 def advance(speeches: Iterable[Speech]) -> bool:

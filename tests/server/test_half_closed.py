@@ -43,7 +43,7 @@ def test_an_answer_comes_whole(
             wire.writer.write_eof()
             answer = await wire.head()
             assert answer.status == 200
-            if path == "/chat":  # a stream's head may have left before: from Python 3.12 on it needs no pass of the loop
+            if path == "/chat":  # from Python 3.12 on a stream's head has left before that is known
                 assert answer.headers["connection"] == "close"
             said = (await wire.reader.read()).decode()
             assert last in said and (path == "/chat" or said.count('"type":"chunk"') == 20)
