@@ -212,9 +212,8 @@ class Turn:
         self.final = True
         if self.first_chunk_at is None and text:  # there is none where nothing came
             self.first_chunk_at = time.monotonic()
-        chunk = self.event(self.last_seq)
         for lane in self._lanes:
-            lane.push(lane.framing.encode(self, chunk))
+            lane.push(lane.framing.encode(self, self.event(self.last_seq)))
 
     def said_all(self) -> str:
         """No chunk will come any more: the answer. The garbage collector does not walk through a tuple of strings,
