@@ -140,7 +140,8 @@ class Speech:
     def hurry(self) -> None:
         """As fast as it can, with a breath for the others now and then."""
         left = self.count - self.said + 1  # the pieces, and the end
-        if not advance(repeat(self, min(left, BREATH_PIECES))):
+        over = self.over or advance(repeat(self, min(left, BREATH_PIECES)))  # it may have been stopped in the meantime
+        if not over:
             asyncio.get_running_loop().call_soon(self.hurry)
 
 

@@ -104,6 +104,30 @@ def test_one_that_stops_or_fails_leaves_the_others_speaking(caplog: pytest.LogCa
     run(work())
 
 
+def test_one_that_is_stopped_between_two_breaths_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    breaths: list[bool] = []
+    advance = demo.advance
+
+    def counted(speeches: Any) -> bool:
+        breaths.append(advance(speeches))
+        return breaths[-1]
+
+    monkeypatch.setattr(demo, "advance", counted)
+
+    async def work() -> None:
+        stop = Demo().model("demo?chunks=1000&rate=0").push(ASKED, said.append, lambda end: None)
+        await asyncio.sleep(0)
+        assert breaths == [False] * 2
+        stop()
+        before = len(said)
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert len(breaths) == 2 and len(said) == before == 2 * demo.BREATH_PIECES
+
+    run(work())
+
+
 def test_the_pace_is_kept() -> None:
     async def work() -> None:
         loop = asyncio.get_running_loop()
