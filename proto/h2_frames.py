@@ -81,7 +81,7 @@ _USUAL = {
 
 
 def _text(raw: bytes) -> str:
-    return _USUAL.get(raw) or raw.decode("latin-1")  # which decodes any byte; with ASCII one ends the connection
+    return _USUAL.get(raw) or raw.decode("latin-1")  # any byte; with ASCII an odd one would end the connection
 
 
 class HeaderDecoder(Decoder):

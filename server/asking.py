@@ -168,7 +168,11 @@ class Asking:
         if self._stopped:
             self._done(End("", "cancelled"))
             return
-        stop = model.push(self._messages, self.turn.chunk, self._done)
+        try:
+            stop = model.push(self._messages, self.turn.chunk, self._done)
+        except Exception as failure:
+            self._done(_told(failure))
+            return
 
         def cancel() -> None:
             stop()
@@ -291,8 +295,11 @@ def _outcome(task: "asyncio.Task[End]") -> End | ChatError:
     if task.cancelled():
         return End("", "cancelled")
     failure = task.exception()
-    if failure is None:
-        return task.result()
+    return task.result() if failure is None else _told(failure)
+
+
+def _told(failure: BaseException) -> ChatError:
+    """What readers are told of a failure of the model."""
     if isinstance(failure, ChatError):
         failure.__cause__ = failure.__context__ = None  # their frames hold what was asked, and one another
         return failure.with_traceback(None)

@@ -122,6 +122,7 @@ class BodyReader(Sink):
         sign, nothing would tell for as long as the model is silent: such a peer is taken for one that has left."""
         if self.framing.heartbeat() is None:
             self._transport.close()
+            return
         for times in (1, 2):
             asyncio.get_running_loop().call_later(times * PROBE_SECONDS, self._probe)
 

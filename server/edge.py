@@ -173,7 +173,7 @@ def _preferred(accept: str, offers: tuple[str, ...]) -> str:
     for item in accept.lower().split(","):
         covered, *parameters = map(str.strip, item.split(";"))
         weights[covered] = next((_weight(text[2:]) for text in parameters if text.startswith("q=")), 1.0)
-    chosen, best = offers[0], (0.0, 3)
+    chosen, best = offers[0], (0.0, 3)  # what has no weight does not come before it
     for offer in offers:
         ranges = (2, offer), (1, offer.partition("/")[0] + "/*"), (0, "*/*")
         rank = next(((weights[covered], close) for close, covered in ranges if covered in weights), (0.0, 0))

@@ -24,8 +24,6 @@ class WebSocket(Framing):
         self._framer = chunk_framer("", "", SHORT_HEADS, lambda data: frame(data, window_bits))
 
     def encode(self, turn: Turn, event: Event) -> bytes:
-        if event is turn.info:
-            return b""  # goes out with `status`
         texts = encode_event(turn.info, event, lambda: turn.text)
         return b"".join([text_frame(text, self._window_bits) for text in texts])
 

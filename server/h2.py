@@ -208,7 +208,7 @@ class Calls(grpclib.server.Handler):
 
     def accept(self, stream: Any, headers: Headers, release_stream: Callable[[], Any]) -> None:
         if len(self._protocol.processor.streams) > MAX_CONCURRENT_STREAMS:
-            cast(ServerH2, stream.connection.h2).budget -= 1
+            stream.connection.h2.budget -= 1
             return self._refuse(stream, release_stream, ErrorCodes.REFUSED_STREAM)
         if headers is not self._headers:  # the same list comes as long as the peer sends the same
             names = {name for name, _ in headers}

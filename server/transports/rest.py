@@ -42,10 +42,12 @@ class Waiting(Sink):
         self._turn: Turn | None = turn
         turn.attend()
 
-    def half_closed(self) -> None:
+    def leave(self) -> None:
         turn, self._turn = self._turn, None
         if turn is not None:
             turn.neglect()
+
+    half_closed = leave
 
 
 def answer_of(turn: Turn) -> ChatAnswer:
@@ -73,12 +75,12 @@ def routes(chat: Chat, everything: Sequence[Route], websocket: Messages) -> list
         assert isinstance(protocol, HttpProtocol)
         waiting = protocol.sink = Waiting(turn)
         if protocol.half_closed:
-            waiting.half_closed()
+            waiting.leave()
         try:
             await turn.over()
         finally:
             protocol.sink = None
-            waiting.half_closed()
+            waiting.leave()
         reply = json_reply(answer_of(turn))
         figures.chunks += turn.chunk_count
         figures.bytes += len(reply.body or b"")

@@ -18,6 +18,7 @@ from server.models import End
 from server.settings import Settings
 from server.stores.memory import MemoryStore
 from server.stores.sqlite import SqliteStore
+from tests.server.chats import on_disk
 
 Ask = ChatRequest
 
@@ -43,24 +44,12 @@ async def held(store: SqliteStore, name: str, work: Coroutine[Any, Any, Any]) ->
     go.set()
 
 
-@asynccontextmanager
-async def opened(path: Path, script: Any, **settings: Any) -> AsyncIterator[tuple[Chat, SqliteStore]]:
-    store = SqliteStore(path / "chat.db")
-    chat = Chat(Catalog([script], "script", "the test"), store, Settings(**settings))
-    await chat.open()
-    try:
-        yield chat, store
-    finally:
-        await chat.drain(0)
-        await chat.close()
-
-
 def test_a_turn_that_ends_while_its_session_is_read_is_there_whole_or_running(
     run: Any, tmp_path: Path, script: Any
 ) -> None:
     async def test() -> None:
         models = script()
-        async with opened(tmp_path, models) as (chat, store):
+        async with on_disk(tmp_path, models) as (chat, store):
             turn = await chat.send(Ask("Hello", "s"), "rest", "me")
             asked = await models.asked()
             asked.say("half ")
@@ -82,7 +71,7 @@ def test_a_turn_that_ends_while_its_session_is_read_is_there_whole_or_running(
 def test_a_turn_whose_end_is_told_is_not_running_though_nothing_came(run: Any, tmp_path: Path, script: Any) -> None:
     async def test() -> None:
         models = script()
-        async with opened(tmp_path, models) as (chat, store):
+        async with on_disk(tmp_path, models) as (chat, store):
             turn = await chat.send(Ask("Hello", "s"), "rest", "me")
             session = await chat.session("s")
             reading = asyncio.Event(), asyncio.Event()
@@ -110,7 +99,7 @@ def test_a_turn_whose_end_is_told_is_not_running_though_nothing_came(run: Any, t
 def test_a_session_that_is_cleared_or_deleted_while_it_is_read(run: Any, tmp_path: Path, script: Any) -> None:
     async def test() -> None:
         models = script()
-        async with opened(tmp_path, models) as (chat, store):
+        async with on_disk(tmp_path, models) as (chat, store):
             turn = await chat.send(Ask("Hello", "s"), "rest", "me")
             async with held(store, "history", chat.detail("s")) as reading:
                 await chat.clear("s")
@@ -129,10 +118,10 @@ def test_a_session_that_is_cleared_or_deleted_while_it_is_read(run: Any, tmp_pat
 
 def test_a_turn_that_is_deleted_while_it_is_read_is_not_kept(run: Any, tmp_path: Path, script: Any) -> None:
     async def test() -> None:
-        async with opened(tmp_path, script(End("yes"))) as (chat, _):
+        async with on_disk(tmp_path, script(End("yes"))) as (chat, _):
             turn = await chat.send(Ask("Hello", "s"), "rest", "me")
             await turn.ended()
-        async with opened(tmp_path, script()) as (chat, store):  # which has it on disk only
+        async with on_disk(tmp_path, script()) as (chat, store):  # which has it on disk only
             async with held(store, "turn", chat.turn(turn.id)) as reading:
                 await chat.delete("s")
             for look in (reading, chat.turn(turn.id)):
@@ -145,9 +134,9 @@ def test_a_turn_that_is_deleted_while_it_is_read_is_not_kept(run: Any, tmp_path:
 
 def test_a_session_that_is_deleted_while_it_is_read_stays_deleted(run: Any, tmp_path: Path, script: Any) -> None:
     async def test() -> None:
-        async with opened(tmp_path, script(End("yes"))) as (chat, _):
+        async with on_disk(tmp_path, script(End("yes"))) as (chat, _):
             await (await chat.send(Ask("Hello", "s"), "rest", "me")).ended()
-        async with opened(tmp_path, script()) as (chat, store):
+        async with on_disk(tmp_path, script()) as (chat, store):
             async with held(store, "session", chat.session("s")) as reading:
                 await chat.delete("s")
             with pytest.raises(ChatError) as refused:
@@ -159,9 +148,9 @@ def test_a_session_that_is_deleted_while_it_is_read_stays_deleted(run: Any, tmp_
 
 def test_two_who_look_for_a_session_at_once_get_the_same_one(run: Any, tmp_path: Path, script: Any) -> None:
     async def test() -> None:
-        async with opened(tmp_path, script(End("yes"))) as (chat, _):
+        async with on_disk(tmp_path, script(End("yes"))) as (chat, _):
             await (await chat.send(Ask("Hello", "s"), "rest", "me")).ended()
-        async with opened(tmp_path, script()) as (chat, store):
+        async with on_disk(tmp_path, script()) as (chat, store):
             async with held(store, "session", chat.session("s")) as first:
                 second = await chat.session("s")
             assert await first is second
@@ -171,7 +160,7 @@ def test_two_who_look_for_a_session_at_once_get_the_same_one(run: Any, tmp_path:
 
 def test_no_turn_begins_once_the_running_ones_were_stopped(run: Any, tmp_path: Path, script: Any) -> None:
     async def test() -> None:
-        async with opened(tmp_path, script(End("yes"))) as (chat, store):
+        async with on_disk(tmp_path, script(End("yes"))) as (chat, store):
             async with held(store, "session", chat.send(Ask("Hello", "s"), "rest", "me")) as sending:
                 await chat.drain(0)
             with pytest.raises(ChatError) as refused:
@@ -183,7 +172,7 @@ def test_no_turn_begins_once_the_running_ones_were_stopped(run: Any, tmp_path: P
 
 def test_no_more_turns_than_allowed_though_their_sessions_are_looked_for(run: Any, tmp_path: Path, script: Any) -> None:
     async def test() -> None:
-        async with opened(tmp_path, script(), max_streams=2) as (chat, _):
+        async with on_disk(tmp_path, script(), max_streams=2) as (chat, _):
             asks = [chat.send(Ask("Hello", f"s{number}"), "rest", "me") for number in range(5)]
             asked = await asyncio.gather(*asks, return_exceptions=True)
             assert [getattr(one, "code", "") for one in asked] == ["", "", *["unavailable"] * 3]
@@ -195,7 +184,7 @@ def test_a_turn_whose_end_could_not_be_saved_has_one(run: Any, tmp_path: Path, s
     monkeypatch.setattr(kept, "MAX_EVENTS", 0)  # only the last turn is kept
 
     async def test() -> None:
-        async with opened(tmp_path, script(End("yes"))) as (chat, _):
+        async with on_disk(tmp_path, script(End("yes"))) as (chat, _):
             turn = await chat.send(Ask("Hello", "s"), "rest", "me")
             await turn.ended()
             await (await chat.send(Ask("Hello", "other"), "rest", "me")).ended()
@@ -213,7 +202,7 @@ def test_a_key_is_good_in_the_session_that_its_turn_has_made(run: Any, tmp_path:
 
     async def test() -> None:
         models = script()
-        async with opened(tmp_path, models) as (chat, _):
+        async with on_disk(tmp_path, models) as (chat, _):
             first = await chat.send(Ask("Pay", None, None, "k"), "rest", "me")
             session_id = first.session_id
             requests = (Ask("Pay", None, None, "k"), Ask("Pay", session_id, None, "k"))
@@ -224,7 +213,7 @@ def test_a_key_is_good_in_the_session_that_its_turn_has_made(run: Any, tmp_path:
             assert not chat._keys, "the store knows the keys of ended turns"
             for request in requests:
                 assert (await chat.send(request, "rest", "me")).id == first.id
-        async with opened(tmp_path, script()) as (chat, _):
+        async with on_disk(tmp_path, script()) as (chat, _):
             for request in requests:
                 assert (await chat.send(request, "rest", "me")).id == first.id
             with pytest.raises(ChatError) as refused:
@@ -238,7 +227,7 @@ def test_who_attaches_by_a_key_is_one_more_reader(
     run: Any, tmp_path: Path, script: Any, framing: Any, recorder: Any
 ) -> None:
     async def test() -> None:
-        async with opened(tmp_path, script(), max_streams=1) as (chat, _):
+        async with on_disk(tmp_path, script(), max_streams=1) as (chat, _):
             turn = await chat.send(Ask("Hello", None, None, "k"), "ndjson", "me")
             recorder(framing()).follow(turn)
             with pytest.raises(ChatError) as refused:
@@ -253,7 +242,7 @@ def test_a_store_that_refuses_a_turn_leaves_the_session_and_the_key_as_they_were
 ) -> None:
     async def test() -> None:
         models = script(End("yes"))
-        async with opened(tmp_path, models) as (chat, store):
+        async with on_disk(tmp_path, models) as (chat, store):
             await (await chat.send(Ask("Hello", "s", "one"), "rest", "me")).ended()
             begin = store.begin
             store.begin = lambda session, turn, key, done: done(ChatError("unavailable", "Full."))  # type: ignore[assignment]
@@ -272,9 +261,9 @@ def test_a_store_that_refuses_a_turn_leaves_the_session_and_the_key_as_they_were
 
 def test_a_turn_that_cannot_be_read_now_is_not_asked_a_second_time(run: Any, tmp_path: Path, script: Any) -> None:
     async def test() -> None:
-        async with opened(tmp_path, script(End("yes"))) as (chat, _):
+        async with on_disk(tmp_path, script(End("yes"))) as (chat, _):
             await (await chat.send(Ask("Pay", "s", None, "k"), "rest", "me")).ended()
-        async with opened(tmp_path, script(End("twice"))) as (chat, store):
+        async with on_disk(tmp_path, script(End("twice"))) as (chat, store):
 
             async def broken(turn_id: str) -> Any:
                 raise ChatError("unavailable", "Saved conversations cannot be read now.")
@@ -323,7 +312,7 @@ def test_a_key_begins_one_turn_though_it_ends_before_another_has_looked(
 ) -> None:
     async def test() -> None:
         models = script(End("yes"))
-        async with opened(tmp_path, models) as (chat, store):
+        async with on_disk(tmp_path, models) as (chat, store):
 
             async def ask(asked: Ask) -> str:
                 turn = await chat.send(asked, "rest", "me")

@@ -1,31 +1,14 @@
 """A crash in the middle of an answer, as the disk has it then."""
 
 import shutil
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 from proto.requests import ChatRequest
-from server.catalog import Catalog
-from server.chat import Chat
 from server.models import End
-from server.settings import Settings
-from server.stores.sqlite import SqliteStore
+from tests.server.chats import on_disk
 
-SETTINGS = Settings(price_in=1e6, price_out=1e6, context_messages=3, system="Be brief.")
-
-
-@asynccontextmanager
-async def opened(path: Path, models: Any) -> AsyncIterator[tuple[Chat, SqliteStore]]:
-    store = SqliteStore(path / "chat.db")
-    chat = Chat(Catalog([models], "script", "the test"), store, SETTINGS)
-    await chat.open()
-    try:
-        yield chat, store
-    finally:
-        await chat.drain(0)
-        await chat.close()
+SETTINGS = {"price_in": 1e6, "price_out": 1e6, "context_messages": 3, "system": "Be brief."}
 
 
 def test_what_an_answer_has_used_that_a_crash_has_cut_is_counted_once(run: Any, tmp_path: Path, script: Any) -> None:
@@ -35,7 +18,7 @@ def test_what_an_answer_has_used_that_a_crash_has_cut_is_counted_once(run: Any, 
 
     async def test() -> None:
         models = script()
-        async with opened(tmp_path, models) as (chat, store):
+        async with on_disk(tmp_path, models, **SETTINGS) as (chat, store):
             for message in ("This the model is not shown any more", "Hello"):
                 turn = await chat.send(ChatRequest(message, "cut"), "rest", "me")
                 (await models.asked()).say(End("An answer."))
@@ -53,7 +36,7 @@ def test_what_an_answer_has_used_that_a_crash_has_cut_is_counted_once(run: Any, 
             cancelled = await chat.detail("cut", history=False)
             assert before != cancelled.usage and cancelled.usage.cost
         for _ in range(2):
-            async with opened(crashed, models) as (chat, store):
+            async with on_disk(crashed, models, **SETTINGS) as (chat, store):
                 cut, silent = [await chat.detail(session) for session in ("cut", "silent")]
                 assert [message.code for message in cut.messages + silent.messages][-2:] == ["interrupted"] * 2
                 assert (cut.usage, cut.model_messages) == (cancelled.usage, cancelled.model_messages)

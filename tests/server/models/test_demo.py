@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 
 from proto.errors import ChatError
+from proto.events import Error
 from server.models import End, Message, demo
 from server.models.demo import Demo, DemoModel
+from tests.server.chats import Ask, whole
 
 ASKED = [Message("user", "hello"), Message("model", "hi"), Message("user", "and now?")]
 
@@ -100,6 +102,21 @@ def test_one_that_stops_or_fails_leaves_the_others_speaking(caplog: pytest.LogCa
         assert isinstance(failed, ChatError) and failed.code == "internal"
         assert isinstance(end, End) and len(said) == 19 and len(stopped) == before
         assert len(caplog.records) == 1 and "the listener broke" in caplog.text
+
+    run(work())
+
+
+def test_a_bug_before_the_first_piece_ends_the_turn(
+    opened: Any, script: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(demo, "Speech", None)
+
+    async def work() -> None:
+        async with opened(script()) as chat:
+            for _ in range(2):  # the session is free again
+                turn = await whole(chat, Ask("Hello", "s", "demo?chunks=3"))
+                assert isinstance(turn.terminal, Error) and turn.terminal.code == "internal"
+                assert "NoneType" in caplog.text and "NoneType" not in turn.terminal.message
 
     run(work())
 
