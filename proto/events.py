@@ -7,6 +7,7 @@
 3. Reading is lenient: unknown fields and unknown types are ignored, that is how the contract grows.
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from json.encoder import encode_basestring as quote
@@ -179,29 +180,38 @@ def as_json(event: Event | Heartbeat) -> str:
 
 
 ChunkFramer = Callable[[str, str, int, str], bytes]
-NUMBERS = [str(number) for number in range(2048)]  # to format one takes several times as long as to look it up
+READY = 1024  # for so many events of a turn, and for frames of so many bytes, what they have in common is ready-made
 
 
 def chunk_framer(before: str, after: str, heads: Sequence[bytes], framed: Callable[[bytes], bytes]) -> ChunkFramer:
     """A function of turn_id, text, seq and timestamp that makes the frame of a chunk that is not the last. A codec puts
-    `before` and `after` around its JSON (`before` is source of a format string, in which `{turn_id}` and `{seq}` may
+    `before` and `after` around its JSON (both are source of a format string, in which `{turn_id}` and `{seq}` may
     stand) and frames that with `framed`, or with one of its `heads` where it is short: there is one for each size.
 
-    The hot path: it runs once per chunk and framing. Therefore one call, one format string, and no `Chunk`."""
+    The hot path: it runs once per chunk and framing. Therefore one call, no `Chunk`, and one format string, in which
+    what depends on the seq alone is put in ready-made: each of its pieces takes a twentieth of the time."""
     form = before + _CHUNK.replace("{final}", "false") + after
+    ends = [part.rpartition("{turn_id}")[2] for part in re.split(r"{quote\(text\)}|{timestamp}", form)]
+    for name, end in zip(("first", "second", "third"), ends, strict=True):
+        form = form.replace(end, f"{{{name}}}")
     source = f"""
 def framer(turn_id, text, seq, timestamp):
-    if seq < {len(NUMBERS)}:
-        number, seq = NUMBERS[seq - {HEAD_EVENTS}], NUMBERS[seq]
-    else:
-        number = seq - {HEAD_EVENTS}
+    try:
+        first, second, third = ready[seq]
+    except IndexError:
+        first, second, third = of_seq(seq)
     data = f{form!r}.encode()
     try:
         return heads[len(data)] + data
     except IndexError:
         return framed(data)
 """
-    names: dict[str, Any] = {"quote": quote, "NUMBERS": NUMBERS, "heads": heads, "framed": framed}
+
+    def of_seq(seq: int) -> tuple[str, ...]:
+        return tuple(end.format(seq=seq, number=seq - HEAD_EVENTS) for end in ends)
+
+    ready = [of_seq(seq) for seq in range(READY)]
+    names: dict[str, Any] = {"quote": quote, "ready": ready, "of_seq": of_seq, "heads": heads, "framed": framed}
     exec(source, names)
     framer: ChunkFramer = names["framer"]
     return framer

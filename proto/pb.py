@@ -84,21 +84,27 @@ def _tag(name: str) -> str:
 
 
 _VARINTS = [_varint(number) for number in range(2048)]
-_SESSION = f"{_tag('type')}{_varint(chat_pb2.ChatResponse.CHUNK)}{_tag('session_id')}"
-_TEXT, _NUMBER = _tag("chunk_text"), _tag("chunk_number")
-_TIME, _TURN, _SEQ = _tag("timestamp"), _tag("turn_id"), _tag("seq")
+_TYPE = f"{_tag('type')}{_varint(chat_pb2.ChatResponse.CHUNK)}"
+_SESSION, _TURN, _TEXT = _tag("session_id"), _tag("turn_id"), _tag("chunk_text")
+_NUMBER, _TIME, _SEQ = _tag("chunk_number"), _tag("timestamp"), _tag("seq")
 
 
-ChunkParts = tuple[str, str]
-ChunkFramer = Callable[[ChunkParts, str, int, str], bytes]
+ChunkFramer = Callable[[str, str, int, str], bytes]
 
 
-def chunk_parts(session_id: str, turn_id: str) -> ChunkParts:
-    """What the bytes of all chunks of a turn have in common, before and after the rest."""
-    return (  # ids are ASCII and short
-        f"{_SESSION}{_VARINTS[len(session_id)]}{session_id}{_TEXT}",
-        f"{_TURN}{_VARINTS[len(turn_id)]}{turn_id}{_SEQ}",
-    )
+def chunk_parts(session_id: str, turn_id: str) -> str:
+    """What the bytes of all chunks of a turn have in common. It stands before the rest, in one piece: the fields of a
+    message may come in any order."""
+    ids = f"{_TURN}{_VARINTS[len(turn_id)]}{turn_id}{_SESSION}{_VARINTS[len(session_id)]}{session_id}"
+    return f"{_TYPE}{ids}{_TEXT}"  # ids are ASCII and short
+
+
+def _of_seq(seq: int) -> tuple[str, str]:
+    """What the chunks with this seq have in common, before and after their timestamp."""
+    return f"{_NUMBER}{_varint(seq - events.HEAD_EVENTS)}{_TIME}", f"{_SEQ}{_varint(seq)}"
+
+
+_READY = [_of_seq(max(seq, events.HEAD_EVENTS)) for seq in range(events.READY)]
 
 
 def chunk_framer(heads: Sequence[bytes], framed: Callable[[bytes], bytes]) -> ChunkFramer:
@@ -106,18 +112,17 @@ def chunk_framer(heads: Sequence[bytes], framed: Callable[[bytes], bytes]) -> Ch
     has text: its `ChatResponse`, framed with `framed`, or with one of the `heads` where it is short: there is one for
     each size. The hot path: it runs once per chunk."""
 
-    def framer(parts: ChunkParts, text: str, seq: int, timestamp: str) -> bytes:
-        before, after = parts
+    def framer(parts: str, text: str, seq: int, timestamp: str) -> bytes:
         if not text.isascii():
             text = text.encode().decode("latin-1")
-        size, number = len(text), seq - events.HEAD_EVENTS
-        if size < 2048 and seq < 2048:
-            length, numbered, place = _VARINTS[size], _VARINTS[number], _VARINTS[seq]
-        else:
-            length, numbered, place = _varint(size), _varint(number), _varint(seq)
-        data = (
-            f"{before}{length}{text}{_NUMBER}{numbered}{_TIME}{_VARINTS[len(timestamp)]}{timestamp}{after}{place}"
-        ).encode("latin-1")
+        size = len(text)
+        try:
+            length = _VARINTS[size]
+            number, place = _READY[seq]
+        except IndexError:
+            length = _varint(size)
+            number, place = _of_seq(seq)
+        data = f"{parts}{length}{text}{number}{_VARINTS[len(timestamp)]}{timestamp}{place}".encode("latin-1")
         try:
             return heads[len(data)] + data
         except IndexError:

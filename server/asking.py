@@ -169,7 +169,7 @@ class Asking:
             self._done(End("", "cancelled"))
             return
         try:
-            stop = model.push(self._messages, self.turn.chunk, self._done)
+            stop = model.push(self._messages, self.turn, self._done)
         except Exception as failure:
             self._done(_told(failure))
             return

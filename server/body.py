@@ -10,6 +10,7 @@ import asyncio
 from aiohttp import web
 
 from proto.events import ChunkFramer, Event, chunk_framer
+from server.direct import Opening, Writer
 from server.http_protocol import STREAMED, HttpProtocol, Sink
 from server.lane import Follower, Framing
 from server.reply import Reply
@@ -90,22 +91,14 @@ _HEADS = [b"%x\r\n" % max(0, size - 2) for size in range(1024)]
 class BodyReader(Sink):
     """A body that follows a turn."""
 
-    __slots__ = ("_direct", "_head", "_transport", "done", "follower", "framing", "write")
+    __slots__ = ("_transport", "done", "follower", "framing", "writer")
 
     def __init__(self, protocol: HttpProtocol, transport: asyncio.Transport, framing: BodyFraming, head: bytes) -> None:
         self.framing = framing
-        self.write = self.begin
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.follower: Follower | None = None
-        self._direct = protocol.direct
+        self.writer: Writer = Opening(self, head, protocol.direct)
         self._transport = transport
-        self._head = head
-
-    def begin(self, data: bytes) -> None:
-        """The first write takes the head along."""
-        head, self._head = self._head, b""
-        self.write = self._direct.write
-        self.write(head + data)
 
     def ended(self, follower: Follower) -> None:
         if not self.done.done():
@@ -129,7 +122,7 @@ class BodyReader(Sink):
     def _probe(self) -> None:
         beat = self.framing.heartbeat()
         if beat is not None and self.follower is not None:
-            self.write(beat)
+            self.writer.write(beat)
 
     def pause(self) -> None:
         if self.follower is not None:
@@ -164,7 +157,7 @@ async def stream_turn(
     request[STREAMED] = True
     reader = BodyReader(protocol, transport, framing, head)
     if after == turn.last_seq:  # there is nothing yet that could take the head along
-        reader.begin(b"")
+        reader.writer.write(b"")
     protocol.sink = reader
     follower = turn.follow(reader, after, protocol.writing_paused)
     if protocol.half_closed:
@@ -178,5 +171,5 @@ async def stream_turn(
     finally:
         protocol.sink = None
         follower.close()
-    reader.write(framing.tail(late) + end)
+    reader.writer.write(framing.tail(late) + end)
     return reply

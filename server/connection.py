@@ -70,12 +70,12 @@ class Hub:
 class SocketReader:
     """Follows one turn on one connection."""
 
-    __slots__ = ("_connection", "follower", "framing", "write")
+    __slots__ = ("_connection", "follower", "framing", "writer")
 
     def __init__(self, connection: "Connection", framing: Framing) -> None:
         self._connection = connection
         self.framing = framing
-        self.write = connection.write
+        self.writer = connection.writer
         self.follower: Follower | None = None
 
     def ended(self, follower: Follower) -> None:
@@ -98,14 +98,14 @@ class Connection(Sink):
     __slots__ = (
         "_beat_timer", "_budget", "_busy", "_chat", "_client", "_closing", "_drained", "_framing", "_heard", "_hub",
         "_left", "_paced_at", "_protocol", "_readers", "_sessions", "_stopped", "_task", "_transport", "_unread",
-        "_updates", "_ws", "connection_id", "write",
+        "_updates", "_ws", "connection_id", "writer",
     )  # fmt: skip
 
     def __init__(
         self, hub: Hub, ws: web.WebSocketResponse, protocol: HttpProtocol, transport: asyncio.Transport, client: str
     ) -> None:
         self.connection_id = ids.connection_id()
-        self.write = protocol.direct.write
+        self.writer = protocol.direct
         self._hub = hub
         self._chat = hub.chat
         self._ws = ws
@@ -158,7 +158,7 @@ class Connection(Sink):
             elif message.type is WSMsgType.BINARY:
                 self._refuse(invalid("Messages are JSON in text frames; this one was binary."), None)
             elif message.type is WSMsgType.PING:
-                self.write(websocket.frame(message.data, opcode=websocket.PONG))
+                self.writer.write(websocket.frame(message.data, opcode=websocket.PONG))
             elif message.type is not WSMsgType.PONG:
                 return
             del message  # else it is kept until the next one comes
@@ -293,7 +293,7 @@ class Connection(Sink):
     def _flush(self) -> None:
         """What was gathered goes out in one write, before anything that is said after it."""
         if self._updates and not self._left:
-            self.write(b"".join(self._updates))
+            self.writer.write(b"".join(self._updates))
         self._updates = ()
 
     # As a reader of turns
@@ -311,7 +311,7 @@ class Connection(Sink):
     def _show_end(self, turn: Turn) -> None:
         """The end of a turn, to one who does not follow it any more."""
         if turn.id not in self._readers and turn.terminal is not None:
-            self.write(self._framing.encode(turn, turn.terminal))
+            self.writer.write(self._framing.encode(turn, turn.terminal))
 
     def ended(self, turn: Turn, reader: SocketReader) -> None:
         if self._readers.get(turn.id) is reader:
@@ -344,7 +344,7 @@ class Connection(Sink):
 
     def _say(self, word: websocket.ServerMessage) -> None:
         self._flush()
-        self.write(websocket.text_frame(websocket.encode(word)))
+        self.writer.write(websocket.text_frame(websocket.encode(word)))
 
     def _refuse(self, error: ChatError, message: websocket.ClientMessage | None) -> None:
         self._say(websocket.refusal(error, timestamp(), message))
@@ -355,7 +355,7 @@ class Connection(Sink):
             self.drop()
             return
         self._heard, self._unread = False, unread
-        self.write(websocket.frame(b"", opcode=websocket.PING))
+        self.writer.write(websocket.frame(b"", opcode=websocket.PING))
         self._beat_timer = asyncio.get_running_loop().call_later(self._chat.settings.heartbeat, self._beat)
 
     def drop(self) -> None:

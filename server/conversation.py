@@ -35,31 +35,30 @@ Call = Stream[ChatRequest, ChatResponse]
 class CallReader:
     """Follows one turn on one call."""
 
-    __slots__ = ("_outflow", "done", "follower", "framing", "write")
+    __slots__ = ("done", "follower", "framing", "writer")
 
     def __init__(self, framing: Framing, outflow: Outflow) -> None:
         self.framing = framing
-        self.write = outflow.write
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.follower: Follower | None = None
-        self._outflow = outflow
+        self.writer = outflow
         outflow.readers[self] = None
 
     def ended(self, follower: Follower) -> None:
-        self._outflow.readers.pop(self, None)
+        self.writer.readers.pop(self, None)
         if not self.done.done():
             self.done.set_result(None)
 
     def close(self) -> None:
-        self._outflow.readers.pop(self, None)
+        self.writer.readers.pop(self, None)
         if self.follower is not None:
             self.follower.close()
 
     def buffered(self) -> int:
-        return self._outflow.buffered()
+        return self.writer.buffered()
 
     def drop(self) -> None:
-        self._outflow.drop()
+        self.writer.drop()
 
     def pause(self) -> None:
         if self.follower is not None:

@@ -6,7 +6,13 @@ and whatever went wrong: it waits for the socket, and closes the connection.
 """
 
 import asyncio
-from typing import Any
+from typing import Any, Protocol
+
+
+class Writer(Protocol):
+    """Takes bytes for a peer."""
+
+    def write(self, data: bytes) -> object: ...
 
 
 class DirectWriter:
@@ -14,23 +20,29 @@ class DirectWriter:
     that. To hear of the first byte it lowers the transport's limit: whoever waits for the transport to drain, be it
     aiohttp or grpclib, waits until nothing is held back."""
 
-    __slots__ = ("_socket", "_transport", "at_once")
+    __slots__ = ("_own", "_socket", "_transport")
 
     def __init__(self, transport: asyncio.Transport) -> None:
         self._transport: asyncio.Transport | None = transport
-        self._socket: Any = None
+        self._own: Any = None
         # TLS, Windows' proactor and other loops have reasons of their own not to send at once.
         if type(transport).__module__ == "asyncio.selector_events":
             # asyncio shows its socket without its `send`; without the private name all goes by the transport.
-            self._socket = getattr(transport.get_extra_info("socket"), "_sock", None)
-        if self._socket is not None:
+            self._own = getattr(transport.get_extra_info("socket"), "_sock", None)
+        if self._own is not None:
             transport.set_write_buffer_limits(0)
-        self.at_once = self._socket is not None
+        self._socket = self._own  # none while the transport holds something back
+
+    @property
+    def at_once(self) -> bool:
+        """Whether what is written goes to the socket."""
+        return self._socket is not None
 
     def write(self, data: bytes) -> None:
-        if self.at_once:
+        socket = self._socket
+        if socket is not None:
             try:
-                sent = self._socket.send(data)
+                sent = socket.send(data)
             except OSError:  # it takes nothing now, or never again
                 sent = 0
             if sent == len(data):
@@ -41,13 +53,33 @@ class DirectWriter:
 
     def pause(self) -> None:
         """The transport holds something back."""
-        self.at_once = False
+        self._socket = None
 
     def resume(self) -> None:
         """It holds nothing back any more."""
-        self.at_once = self._socket is not None
+        self._socket = self._own
 
     def lost(self) -> None:
         """The connection is gone, and so is what is written from now on."""
-        self._transport = self._socket = None
-        self.at_once = False
+        self._transport = self._own = self._socket = None
+
+
+class Writing(Protocol):
+    """Who writes by its `writer`."""
+
+    writer: Writer
+
+
+class Opening:
+    """The writer of one who has not written yet: what begins an answer leaves with the first that is written."""
+
+    __slots__ = ("_head", "_then", "_who")
+
+    def __init__(self, who: Writing, head: bytes, then: Writer) -> None:
+        self._who = who
+        self._head = head
+        self._then = then
+
+    def write(self, data: bytes) -> None:
+        self._who.writer = self._then
+        self._then.write(self._head + data)

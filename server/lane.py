@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from proto.events import HEAD_EVENTS, Chunk, Event
 from server.clock import timestamp
+from server.direct import Writer
 
 if TYPE_CHECKING:
     from server.turn import Turn
@@ -71,7 +72,8 @@ class Reader(Protocol):
     def framing(self) -> Framing: ...
 
     @property
-    def write(self) -> Callable[[bytes], object]: ...
+    def writer(self) -> Writer:
+        """Takes its bytes; the same one from the first of them on."""
 
     def ended(self, follower: "Follower") -> None:
         """Everything up to the terminal event is written."""
@@ -245,27 +247,21 @@ class Outbox:
 _NONE: list[bytes] = []  # one for all lanes that keep none
 
 
-class Lane:
+class _Hot:
+    """What every chunk touches, side by side, as in `server.turn`."""
+
+    __slots__ = ("behind", "counter", "framer", "next", "of_turn", "only", "pending", "recent")
+
+
+class Lane(_Hot):
     """The live readers of one framing of one turn."""
 
-    __slots__ = (
-        "_outbox",
-        "behind",
-        "counter",
-        "first",
-        "framer",
-        "frames",
-        "framing",
-        "live",
-        "of_turn",
-        "only",
-        "pending",
-        "readers",
-        "recent",
-        "turn",
-    )
+    __slots__ = ("_outbox", "first", "frames", "framing", "live", "turn")
 
-    def __init__(self, turn: "Turn", framing: Framing, outbox: Outbox, counter: Counter) -> None:
+    def __init__(
+        self, turn: "Turn", framing: Framing, outbox: Outbox, counter: Counter, next_lane: "Lane | None"
+    ) -> None:
+        self.next = next_lane  # of the turn
         self.turn = turn
         self.framing = framing
         self.framer = framing.framer
@@ -273,9 +269,8 @@ class Lane:
         self._outbox = outbox
         self.counter = counter
         self.pending = b""  # pushed, and not yet handed to the live readers
-        self.live: dict[Follower, Callable[[bytes], object]] = {}
-        self.readers = 0  # how many are live
-        self.only: Callable[[bytes], object] | None = None  # the one who is, where it is one
+        self.live: dict[Follower, Writer] = {}
+        self.only: Writer | None = None  # of those who are live, where it is one
         self.behind = 0
         self.frames = _NONE  # made while somebody was behind; the first is of the event with seq `first`
         self.first = 0
@@ -302,14 +297,14 @@ class Lane:
         hand_over((self,))
 
     def to_all(self, data: bytes) -> None:
-        for write in tuple(self.live.values()):  # a write may pause its reader, which leaves
+        for writer in tuple(self.live.values()):  # a write may pause its reader, which leaves
             try:
-                write(data)
+                writer.write(data)
             except Exception:
                 log.exception("a reader failed")
 
     def join(self, follower: Follower) -> None:
-        self.live[follower] = follower.reader.write
+        self.live[follower] = follower.reader.writer
         self._change()
 
     def leave(self, follower: Follower) -> None:
@@ -317,14 +312,13 @@ class Lane:
         self._change()
 
     def _change(self) -> None:
-        self.readers = len(self.live)
-        self.only = next(iter(self.live.values())) if self.readers == 1 else None
+        self.only = next(iter(self.live.values())) if len(self.live) == 1 else None
 
     def write(self, reader: Reader, frames: list[bytes]) -> None:
         """To one reader, what it has missed."""
         data = b"".join(frames)
         self.counter.bytes += len(data)
-        reader.write(data)
+        reader.writer.write(data)
 
     def keep(self) -> None:
         if not self.behind:
@@ -358,9 +352,14 @@ def hand_over(lanes: Iterable[Lane]) -> None:
         if data:
             lane.pending = b""
             lane.recent = None  # nobody asks for it again: the log has grown
-            lane.counter.bytes += len(data) * lane.readers
+            writer = lane.only
+            if writer is None:
+                lane.counter.bytes += len(data) * len(lane.live)
+                lane.to_all(data)
+                continue
+            lane.counter.bytes += len(data)
             try:
-                (lane.only or lane.to_all)(data)
+                writer.write(data)
             except Exception:  # a bug of one reader is no matter for the others
                 log.exception("a reader failed")
 

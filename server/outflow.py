@@ -13,6 +13,7 @@
 import asyncio
 import math
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol
 
 from grpclib.const import Status
@@ -24,6 +25,7 @@ from h2.stream import StreamInputs
 from proto import pb
 from proto.errors import ChatError
 from proto.grpc_stream import GZIP_MIN_BYTES, PREFIX, STALL_SECONDS, Headers, Stream
+from server.direct import Opening, Writer
 
 if TYPE_CHECKING:
     from server.h2 import ServerConnection
@@ -70,23 +72,33 @@ class Paused(Protocol):
     def resume(self) -> None: ...
 
 
-class Outflow:
+@lru_cache(maxsize=1024)
+def _data_head(stream: int) -> bytes:
+    """Of a DATA frame, after its length: type, flags, stream. It is used for every message, and first calls of
+    connections share it."""
+    return b"\0\0" + stream.to_bytes(4)
+
+
+class _Nowhere:
+    """Takes the messages of a call that has ended."""
+
+    def write(self, frames: bytes) -> None: ...
+
+
+_NOWHERE = _Nowhere()
+
+
+class _Hot:
+    """What every message touches, side by side, as in `server.turn`."""
+
+    __slots__ = ("_head", "_room", "writer")
+
+
+class Outflow(_Hot):
     """The messages of one call. Those who write are paused while the peer takes no more; what they write nevertheless
     waits in `_pending`."""
 
-    __slots__ = (
-        "_drained",
-        "_h2",
-        "_h2_stream",
-        "_head",
-        "_headers",
-        "_paused",
-        "_pending",
-        "_room",
-        "_send",
-        "_stream",
-        "readers",
-    )
+    __slots__ = ("_drained", "_h2", "_h2_stream", "_paused", "_pending", "_stream", "readers")
 
     def __init__(self, stream: "ServerStream", headers: bytes = b"") -> None:
         """`headers`: the answer's HEADERS frame, which goes out with the first message, or when told to `open`."""
@@ -94,9 +106,9 @@ class Outflow:
         self._stream = stream
         self._h2: Any = stream.connection.h2
         self._h2_stream: Any = self._h2.streams[stream.id]
-        self._head = b"\0\0" + stream.id.to_bytes(4)  # of a DATA frame, after its length: type, flags, stream
-        self._headers = headers
-        self._send: Callable[[bytes], object] = self._send_first if headers else stream.write
+        self._head = _data_head(stream.id)
+        direct = stream.connection.direct
+        self.writer: Writer = Opening(self, headers, direct) if headers else direct
         self._pending = bytearray()
         self._room: float = 0  # taken out of both windows in advance; none while anything waits, endless when closed
         self._paused = not stream.connection.write_ready.is_set()
@@ -109,8 +121,11 @@ class Outflow:
         size = len(message)
         if size <= self._room or self._make_room(size):
             self._room -= size
-            length = _LENGTHS[size] if size < len(_LENGTHS) else size.to_bytes(3)
-            self._send(b"".join((length, self._head, message)))
+            try:
+                length = _LENGTHS[size]
+            except IndexError:
+                length = size.to_bytes(3)
+            self.writer.write(b"".join((length, self._head, message)))
         else:
             self._pending += message
             self._flush()
@@ -142,15 +157,10 @@ class Outflow:
         self._h2.outbound_flow_control_window += self._room
         self._room = 0
 
-    def _send_first(self, frames: bytes) -> None:
-        headers, self._headers = self._headers, b""
-        self._send = self._stream.write
-        self._send(headers + frames)
-
     def open(self) -> None:
         """Where no message has left yet, the headers do."""
-        if self._headers:
-            self._send_first(b"")
+        if isinstance(self.writer, Opening):
+            self.writer.write(b"")
 
     def _flush(self) -> None:
         h2, stream, pending = self._h2, self._h2_stream, self._pending
@@ -163,7 +173,7 @@ class Outflow:
                 break
             stream.outbound_flow_control_window -= size
             h2.outbound_flow_control_window -= size
-            self._send(b"".join((size.to_bytes(3), self._head, bytes(pending[:size]))))
+            self.writer.write(b"".join((size.to_bytes(3), self._head, bytes(pending[:size]))))
             del pending[:size]
         if pending:
             self.pause()
@@ -228,16 +238,13 @@ class Outflow:
         """The call has ended; what is still written goes nowhere."""
         if self._stream.closable:
             self.open()
-        self._send = _nowhere
+        self.writer = _NOWHERE
         self._h2.reclaim()
         self._room = math.inf
         self._paused = False
         self._pending.clear()
         if self._drained is not None and not self._drained.done():
             self._drained.set_result(None)
-
-
-def _nowhere(data: object) -> None: ...
 
 
 UNUSED_EVENT = asyncio.Event()

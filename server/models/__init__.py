@@ -52,9 +52,19 @@ class Model(Protocol):
         """Answer the last message (the user's) in the light of those before it."""
 
 
-Say = Callable[[str], object]
+class Listener(Protocol):
+    """Who hears the answer of a model that pushes."""
+
+    def chunk(self, text: str) -> object:
+        """The next piece."""
+
+
 Done = Callable[[End | ChatError], object]
 Stop = Callable[[], object]
+
+
+class _Queue(asyncio.Queue[str | End | ChatError]):
+    chunk = asyncio.Queue.put_nowait
 
 
 class Pushing:
@@ -63,13 +73,13 @@ class Pushing:
     id: str
 
     @abstractmethod
-    def push(self, messages: Sequence[Message], say: Say, done: Done) -> Stop:
-        """Begin to answer, or answer: `say` for each piece, then `done` once. What is returned stops it."""
+    def push(self, messages: Sequence[Message], listener: Listener, done: Done) -> Stop:
+        """Begin to answer, or answer: a `chunk` for each piece, then `done` once. What is returned stops it."""
 
     async def answer(self, messages: Sequence[Message]) -> Pieces:
         """The same as a generator, for whoever has something to do with the pieces on the way."""
-        said: asyncio.Queue[str | End | ChatError] = asyncio.Queue()
-        stop = self.push(messages, said.put_nowait, said.put_nowait)
+        said = _Queue()
+        stop = self.push(messages, said, said.put_nowait)
         try:
             while True:
                 piece = await said.get()

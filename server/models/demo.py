@@ -15,7 +15,7 @@ from urllib.parse import parse_qsl
 from proto.answers import ModelInfo
 from proto.errors import ChatError
 from proto.requests import invalid
-from server.models import Done, End, Message, Pushing, Say, Stop
+from server.models import Done, End, Listener, Message, Pushing, Stop
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ class DemoModel(Pushing):
         self._settings = chosen
         self._pace = pace
 
-    def push(self, messages: Sequence[Message], say: Say, done: Done) -> Stop:
+    def push(self, messages: Sequence[Message], listener: Listener, done: Done) -> Stop:
         chunks, rate, fail_after = self._settings
         pieces, count = _WORDS, chunks
         if count is None:
@@ -94,7 +94,7 @@ class DemoModel(Pushing):
         else:
             count = min(count, fail_after)
             end = ChatError("model_error", f"The demo model broke after {count} pieces, as asked.", retryable=True)
-        speech = Speech(pieces, count, end, say, done)
+        speech = Speech(pieces, count, end, listener, done)
         if rate:
             self._pace(rate).add(speech)
         else:
@@ -105,13 +105,13 @@ class DemoModel(Pushing):
 class Speech:
     """One answer on its way: so many of the pieces, over and over again if need be, then the end."""
 
-    __slots__ = ("_done", "_end", "count", "over", "pieces", "said", "say")
+    __slots__ = ("_done", "_end", "count", "listener", "over", "pieces", "said")
 
-    def __init__(self, pieces: list[str], count: int, end: End | ChatError, say: Say, done: Done) -> None:
+    def __init__(self, pieces: list[str], count: int, end: End | ChatError, listener: Listener, done: Done) -> None:
         self.pieces = pieces
         self.count = count
         self.said = 0
-        self.say = say
+        self.listener = listener
         self.over = False
         self._end = end
         self._done = done
@@ -121,7 +121,7 @@ class Speech:
         if not self.over:
             self.over = True
             self.count = 0
-            del self.say, self._done, self.pieces, self._end
+            del self.listener, self._done, self.pieces, self._end
 
     def finish(self) -> None:
         """There are no more pieces: the end, if it was not stopped."""
@@ -155,7 +155,7 @@ def advance(speeches: Iterable[Speech]) -> bool:
             speech.said = said + 1
             pieces = speech.pieces
             try:
-                speech.say(pieces[said % len(pieces)])
+                speech.listener.chunk(pieces[said % len(pieces)])
             except Exception:
                 speech.fail()
                 over = True

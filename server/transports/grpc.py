@@ -51,7 +51,7 @@ class Grpc(Framing):
     def encode(self, turn: Turn, event: Event) -> bytes:
         return framed_event(turn, event)
 
-    def of_turn(self, turn: Turn) -> pb.ChunkParts:
+    def of_turn(self, turn: Turn) -> str:
         return pb.chunk_parts(turn.session_id, turn.id)
 
     @property

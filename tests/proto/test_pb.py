@@ -62,7 +62,9 @@ def test_a_chunk_is_what_protobuf_makes_of_it(text, number):
                 type="CHUNK", session_id=session_id, chunk_text=text, chunk_number=number, is_final=final,
                 timestamp=NOW, turn_id="t-1", seq=number + 2,
             )  # fmt: skip
-            assert pb.encode_event(event, session_id) == message.SerializeToString()
+            encoded = pb.encode_event(event, session_id)
+            assert pb.parse(chat_pb2.ChatResponse, encoded) == message
+            assert len(encoded) == message.ByteSize()  # each field once, in whichever order
 
 
 @pytest.mark.parametrize("answer", ANSWERS)

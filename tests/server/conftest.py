@@ -64,6 +64,10 @@ class Recorder:
     def follower(self, follower: Follower | None) -> None:
         self._follower = follower or self._follower
 
+    @property
+    def writer(self) -> "Recorder":
+        return self
+
     def write(self, data: bytes) -> None:
         self.writes.append(data)
         if self.follower is not None and self._pause_at(len(self.writes)):

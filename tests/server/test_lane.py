@@ -1,6 +1,7 @@
 """Readers and the lane they share: slow ones, late ones, those that come and go; nothing lost, nothing twice."""
 
 import asyncio
+import itertools
 import random
 from typing import Any
 
@@ -154,6 +155,30 @@ def test_frames_are_kept_only_while_somebody_is_behind(run: Any, framing: Any, r
     run(test())
 
 
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))), ids=str)
+def test_lanes_go_in_any_order(run: Any, framing: Any, recorder: Any, order: tuple[int, ...]) -> None:
+    """And come again: those of the other framings hear on."""
+
+    async def test() -> None:
+        turn, framings = new_turn(), [framing() for _ in range(3)]
+        readers = [recorder(one).follow(turn) for one in framings]
+        for number in order:
+            turn.chunk("a ")
+            left = readers[number]
+            left.follower.close()
+            had = turn.last_seq
+            turn.chunk("b ")
+            readers[number] = recorder(framings[number]).follow(turn)
+            await asyncio.sleep(0)
+            assert left.events == turn.log[:had]
+            assert len(turn._lanes) == 3
+        seal(turn)
+        assert [reader.events for reader in readers] == [turn.log] * 3
+        assert turn._lanes == []
+
+    run(test())
+
+
 def test_what_was_written_to_those_who_came_is_kept_until_the_next_event(run: Any, framing: Any, recorder: Any) -> None:
     async def test() -> None:
         turn, shared = new_turn(), framing()
@@ -239,7 +264,7 @@ def test_random_schedules(run: Any, framing: Any, recorder: Any, seed: int, gath
             else:  # closed on the way: a beginning of the rest, and the cursor tells how much of it
                 assert reader.events == rest[: reader.follower.cursor - after]
             assert reader.ends <= 1
-        assert turn._lanes == ()
+        assert turn._lanes == []
 
     run(test())
 

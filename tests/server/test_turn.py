@@ -56,11 +56,16 @@ def test_from_every_cursor_at_every_time(run: Any, framing: Any, recorder: Any, 
     run(test())
 
 
+class Broken:
+    def write(self, data: bytes) -> None:
+        raise RuntimeError("a bug")
+
+
 def test_a_reader_that_fails_keeps_no_heartbeat_from_the_others(run: Any, framing: Any, recorder: Any) -> None:
     async def test() -> None:
         turn, shared = new_turn(heartbeat=0.02), framing()
         broken, reader = recorder(shared).follow(turn), recorder(shared)
-        broken.follower.lane.live[broken.follower] = lambda data: 1 / 0
+        broken.follower.lane.live[broken.follower] = Broken()
         reader.follow(turn)
         for _ in range(2000):
             if [type(event) for event in reader.events].count(Heartbeat) == 3:

@@ -16,14 +16,20 @@ from tests.server.chats import Ask, whole
 ASKED = [Message("user", "hello"), Message("model", "hi"), Message("user", "and now?")]
 
 
+class Heard(list[Any]):
+    """Keeps the pieces."""
+
+    chunk = list.append
+
+
 def run(work: Coroutine[Any, Any, None]) -> None:
     asyncio.run(asyncio.wait_for(work, 10))
 
 
-async def pushed(model: DemoModel, say: Any) -> Any:
-    """Its last word, when it has pushed everything to `say`."""
+async def pushed(model: DemoModel, listener: Any) -> Any:
+    """Its last word, when the listener has heard everything."""
     done = asyncio.get_running_loop().create_future()
-    model.push(ASKED, say, done.set_result)
+    model.push(ASKED, listener, done.set_result)
     return await done
 
 
@@ -32,8 +38,8 @@ def test_it_says_the_same_in_both_ways(model_id: str) -> None:
     async def work() -> None:
         model = Demo().model(model_id)
         answered = [piece async for piece in model.answer(ASKED)]
-        said: list[str] = []
-        end = await pushed(model, said.append)
+        said = Heard()
+        end = await pushed(model, said)
         assert [*said, end] == answered
         assert isinstance(end, End) and end.text
 
@@ -57,12 +63,9 @@ def test_one_that_is_stopped_holds_nobody_until_its_next_beat() -> None:
     """Which may be a quarter of an hour away."""
 
     async def work() -> None:
-        class Listener(list[str]):
-            """What a turn is to the model."""
-
-        listener = Listener()
+        listener = Heard()
         gone = weakref.ref(listener)
-        stop = Demo().model("demo?chunks=9&rate=0.001").push(ASKED, listener.append, lambda end: None)
+        stop = Demo().model("demo?chunks=9&rate=0.001").push(ASKED, listener, lambda end: None)
         stop()
         del listener
         assert gone() is None
@@ -75,8 +78,8 @@ def test_one_that_is_stopped_holds_nobody_until_its_next_beat() -> None:
 def test_it_breaks_after_as_many_pieces_as_asked(rate: int) -> None:
     async def work() -> None:
         model = Demo().model(f"demo?chunks=9&rate={rate}&fail_after=3")
-        said: list[str] = []
-        end = await pushed(model, said.append)
+        said = Heard()
+        end = await pushed(model, said)
         assert isinstance(end, ChatError) and "after 3 pieces" in end.message and end.retryable
         assert len(said) == 3
         with pytest.raises(ChatError, match="after 3 pieces"):
@@ -89,16 +92,17 @@ def test_it_breaks_after_as_many_pieces_as_asked(rate: int) -> None:
 def test_one_that_stops_or_fails_leaves_the_others_speaking(caplog: pytest.LogCaptureFixture, rate: int) -> None:
     async def work() -> None:
         model = Demo().model(f"demo?chunks=20&rate={rate}")
-        said: list[str] = []
-        stopped: list[Any] = []
+        said = Heard()
+        stopped = Heard()
 
-        def fail(_: str) -> None:
-            raise RuntimeError("the listener broke")
+        class Broken:
+            def chunk(self, text: str) -> None:
+                raise RuntimeError("the listener broke")
 
-        stop = model.push(ASKED, stopped.append, stopped.append)
+        stop = model.push(ASKED, stopped, stopped.append)
         stop()
         before = len(stopped)  # what was said at once
-        failed, end = await asyncio.gather(pushed(model, fail), pushed(model, said.append))
+        failed, end = await asyncio.gather(pushed(model, Broken()), pushed(model, said))
         assert isinstance(failed, ChatError) and failed.code == "internal"
         assert isinstance(end, End) and len(said) == 19 and len(stopped) == before
         assert len(caplog.records) == 1 and "the listener broke" in caplog.text
@@ -122,7 +126,7 @@ def test_a_bug_before_the_first_piece_ends_the_turn(
 
 
 def test_one_that_is_stopped_between_two_breaths_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    said: list[str] = []
+    said = Heard()
     breaths: list[bool] = []
     advance = demo.advance
 
@@ -133,7 +137,7 @@ def test_one_that_is_stopped_between_two_breaths_is_over(monkeypatch: pytest.Mon
     monkeypatch.setattr(demo, "advance", counted)
 
     async def work() -> None:
-        stop = Demo().model("demo?chunks=1000&rate=0").push(ASKED, said.append, lambda end: None)
+        stop = Demo().model("demo?chunks=1000&rate=0").push(ASKED, said, lambda end: None)
         await asyncio.sleep(0)
         assert breaths == [False] * 2
         stop()
@@ -145,15 +149,26 @@ def test_one_that_is_stopped_between_two_breaths_is_over(monkeypatch: pytest.Mon
     run(work())
 
 
+class Timed:
+    """Keeps when the pieces came."""
+
+    def __init__(self) -> None:
+        self.at: list[float] = []
+
+    def chunk(self, text: str) -> None:
+        self.at.append(asyncio.get_running_loop().time())
+
+
 def test_the_pace_is_kept() -> None:
     async def work() -> None:
         loop = asyncio.get_running_loop()
         model = Demo().model("demo?chunks=21&rate=100")
         for _ in range(2):  # the second follows at once, and does not make up for the time before it
-            asked, times = loop.time(), list[float]()
-            await pushed(model, lambda _, times=times: times.append(loop.time()))
+            asked, timed = loop.time(), Timed()
+            await pushed(model, timed)
             # Never faster; how much slower is the machine's affair.
-            assert all(time - asked >= number / 100 - 0.02 for number, time in enumerate(times))
+            assert len(timed.at) == 20
+            assert all(time - asked >= number / 100 - 0.02 for number, time in enumerate(timed.at))
             await asyncio.sleep(0.1)
 
     run(work())
@@ -164,7 +179,7 @@ def test_rates_of_strangers_do_not_pile_up(monkeypatch: pytest.MonkeyPatch) -> N
 
     async def work() -> None:
         provider = Demo()
-        ends = [pushed(provider.model(f"demo?chunks=3&rate={rate}"), lambda text: None) for rate in range(1000, 1010)]
+        ends = [pushed(provider.model(f"demo?chunks=3&rate={rate}"), Heard()) for rate in range(1000, 1010)]
         assert all(isinstance(end, End) for end in await asyncio.gather(*ends))
         assert len(provider._paces) <= 2
 
