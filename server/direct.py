@@ -6,16 +6,44 @@ and whatever went wrong: it waits for the socket, and closes the connection.
 """
 
 import asyncio
+from abc import ABC, abstractmethod
 from typing import Any, Protocol
 
 
+class Sender(Protocol):
+    """Takes as much as it can at once, as a socket does; OSError if that is nothing."""
+
+    def send(self, data: bytes, /) -> int: ...
+
+
 class Writer(Protocol):
-    """Takes bytes for a peer."""
+    """Takes bytes for a peer, all of them."""
+
+    @property
+    def sender(self) -> Sender:
+        """The shortest way, as long as nothing is held back; what it does not take is to be written."""
 
     def write(self, data: bytes) -> object: ...
 
 
-class DirectWriter:
+class Whole(ABC):
+    """A writer that has no shorter way."""
+
+    __slots__ = ()
+
+    @property
+    def sender(self) -> Sender:
+        return self
+
+    def send(self, data: bytes) -> int:
+        self.write(data)
+        return len(data)
+
+    @abstractmethod
+    def write(self, data: bytes) -> None: ...
+
+
+class DirectWriter(Whole):
     """One connection's. Its protocol tells it when the transport holds something back: what comes then must go behind
     that. To hear of the first byte it lowers the transport's limit: whoever waits for the transport to drain, be it
     aiohttp or grpclib, waits until nothing is held back."""
@@ -37,6 +65,10 @@ class DirectWriter:
     def at_once(self) -> bool:
         """Whether what is written goes to the socket."""
         return self._socket is not None
+
+    @property
+    def sender(self) -> Sender:
+        return self if self._socket is None else self._socket
 
     def write(self, data: bytes) -> None:
         socket = self._socket
@@ -70,7 +102,7 @@ class Writing(Protocol):
     writer: Writer
 
 
-class Opening:
+class Opening(Whole):
     """The writer of one who has not written yet: what begins an answer leaves with the first that is written."""
 
     __slots__ = ("_head", "_then", "_who")

@@ -3,14 +3,14 @@
 1. A reader owns a place in the log (its cursor), never a queue: history, live, late joiner, resume and slow reader are
    one mechanism, and memory is bounded by the log, however many follow.
 2. Pushing is a plain call: no task, no wake-up, no await. An event is encoded once per lane, at once. What one pass of
-   the loop has pushed is handed to each live reader's `write` (which goes straight to the socket, where possible) at
-   the end of the pass, several events in one. That order, first all the thinking, then all the sending, is worth a
-   sixth of a chunk's cost: `send` leaves the processor's caches full of other things. Before a reader comes or goes
-   its lane is flushed, so that what is pending always belongs to the readers that are live. A reader that pauses while
-   it is handed something takes it all the same. A pass that has gathered `PASS_BYTES` hands it over before it ends.
-3. The producer never waits. A reader whose transport is full pauses: it leaves the lane with its cursor. When the
-   transport drains it resumes: what it missed is written in few large writes, then it is live again. The lane keeps
-   the frames that it has made for as long as somebody is behind, so nothing is encoded twice.
+   the loop has pushed is handed to each live reader (straight to its socket, where possible) at the end of the pass,
+   several events in one. That order, first all the thinking, then all the sending, is worth a sixth of a chunk's cost:
+   `send` leaves the processor's caches full of other things. Before a reader comes or goes its lane is flushed, so that
+   what is pending always belongs to the readers that are live. A reader that pauses while it is handed something takes
+   it all the same. A pass that has gathered `PASS_BYTES` hands it over before it ends.
+3. The producer never waits. A reader whose transport is full pauses there and then: it leaves the lane with its cursor.
+   When the transport drains it resumes: what it missed is written in few large writes, then it is live again. The lane
+   keeps the frames that it has made for as long as somebody is behind, so nothing is encoded twice.
 4. A reader that takes no byte for `STALL_SECONDS` is dropped; it may come back with its cursor.
 """
 
@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from proto.events import HEAD_EVENTS, Chunk, Event
 from server.clock import timestamp
-from server.direct import Writer
+from server.direct import Sender, Writer
 
 if TYPE_CHECKING:
     from server.turn import Turn
@@ -250,7 +250,7 @@ _NONE: list[bytes] = []  # one for all lanes that keep none
 class _Hot:
     """What every chunk touches, side by side, as in `server.turn`."""
 
-    __slots__ = ("behind", "counter", "framer", "next", "of_turn", "only", "pending", "recent")
+    __slots__ = ("behind", "counter", "framer", "next", "of_turn", "pending", "recent", "sender")
 
 
 class Lane(_Hot):
@@ -270,7 +270,7 @@ class Lane(_Hot):
         self.counter = counter
         self.pending = b""  # pushed, and not yet handed to the live readers
         self.live: dict[Follower, Writer] = {}
-        self.only: Writer | None = None  # of those who are live, where it is one
+        self.sender: Sender | None = None  # of the one who is live, where it is one
         self.behind = 0
         self.frames = _NONE  # made while somebody was behind; the first is of the event with seq `first`
         self.first = 0
@@ -293,8 +293,13 @@ class Lane(_Hot):
         return False
 
     def flush(self) -> None:
-        """Hand the live readers what is pending."""
-        hand_over((self,))
+        """Hand the live readers what is pending; also one whose transport is full, and who is about to leave."""
+        data = self.pending
+        if data:
+            self.pending = b""
+            self.recent = None  # nobody asks for it again: the log has grown
+            self.counter.bytes += len(data) * len(self.live)
+            self.to_all(data)
 
     def to_all(self, data: bytes) -> None:
         for writer in tuple(self.live.values()):  # a write may pause its reader, which leaves
@@ -312,7 +317,7 @@ class Lane(_Hot):
         self._change()
 
     def _change(self) -> None:
-        self.only = next(iter(self.live.values())) if len(self.live) == 1 else None
+        self.sender = next(iter(self.live.values())).sender if len(self.live) == 1 else None
 
     def write(self, reader: Reader, frames: list[bytes]) -> None:
         """To one reader, what it has missed."""
@@ -346,22 +351,29 @@ class Lane(_Hot):
 
 
 def hand_over(lanes: Iterable[Lane]) -> None:
-    """Hand the live readers what is pending. The hot path, therefore without a call for each lane."""
+    """Hand the live readers what is pending. The hot path, therefore without a call for a lane that has one reader: who
+    is live has a transport that is not full, so it is sent the shortest way."""
     for lane in lanes:
         data = lane.pending
-        if data:
-            lane.pending = b""
-            lane.recent = None  # nobody asks for it again: the log has grown
-            writer = lane.only
-            if writer is None:
-                lane.counter.bytes += len(data) * len(lane.live)
-                lane.to_all(data)
-                continue
-            lane.counter.bytes += len(data)
-            try:
-                writer.write(data)
-            except Exception:  # a bug of one reader is no matter for the others
-                log.exception("a reader failed")
+        sender = lane.sender
+        if not data:
+            continue
+        if sender is None:
+            lane.flush()
+            continue
+        lane.pending = b""
+        lane.recent = None
+        size = len(data)
+        lane.counter.bytes += size
+        try:
+            sent = sender.send(data)
+        except OSError:  # it takes nothing now, or never again
+            sent = 0
+        except Exception:  # a bug of one reader is no matter for the others
+            log.exception("a reader failed")
+            continue
+        if sent != size:
+            lane.to_all(data[sent:])
 
 
 def _slice(frames: Iterable[bytes]) -> list[bytes]:

@@ -25,7 +25,7 @@ from h2.stream import StreamInputs
 from proto import pb
 from proto.errors import ChatError
 from proto.grpc_stream import GZIP_MIN_BYTES, PREFIX, STALL_SECONDS, Headers, Stream
-from server.direct import Opening, Writer
+from server.direct import Opening, Sender, Whole, Writer
 
 if TYPE_CHECKING:
     from server.h2 import ServerConnection
@@ -79,10 +79,12 @@ def _data_head(stream: int) -> bytes:
     return b"\0\0" + stream.to_bytes(4)
 
 
-class _Nowhere:
+class _Nowhere(Whole):
     """Takes the messages of a call that has ended."""
 
-    def write(self, frames: bytes) -> None: ...
+    __slots__ = ()
+
+    def write(self, data: bytes) -> None: ...
 
 
 _NOWHERE = _Nowhere()
@@ -91,14 +93,14 @@ _NOWHERE = _Nowhere()
 class _Hot:
     """What every message touches, side by side, as in `server.turn`."""
 
-    __slots__ = ("_head", "_room", "writer")
+    __slots__ = ("_head", "_room", "_sender")
 
 
-class Outflow(_Hot):
+class Outflow(_Hot, Whole):
     """The messages of one call. Those who write are paused while the peer takes no more; what they write nevertheless
     waits in `_pending`."""
 
-    __slots__ = ("_drained", "_h2", "_h2_stream", "_paused", "_pending", "_stream", "readers")
+    __slots__ = ("_drained", "_h2", "_h2_stream", "_paused", "_pending", "_stream", "readers", "writer")
 
     def __init__(self, stream: "ServerStream", headers: bytes = b"") -> None:
         """`headers`: the answer's HEADERS frame, which goes out with the first message, or when told to `open`."""
@@ -108,6 +110,7 @@ class Outflow(_Hot):
         self._h2_stream: Any = self._h2.streams[stream.id]
         self._head = _data_head(stream.id)
         direct = stream.connection.direct
+        self._sender: Sender = direct.sender
         self.writer: Writer = Opening(self, headers, direct) if headers else direct
         self._pending = bytearray()
         self._room: float = 0  # taken out of both windows in advance; none while anything waits, endless when closed
@@ -116,21 +119,31 @@ class Outflow(_Hot):
         self.readers: dict[Paused, None] = {}
         stream.outflow = self
 
-    def write(self, message: bytes) -> None:
-        """A message with its prefix, or several of them. The hot path: once per chunk and call."""
-        size = len(message)
-        if size <= self._room or self._make_room(size):
+    def write(self, data: bytes) -> None:
+        """A message with its prefix, or several of them."""
+        self.send(data)
+
+    def send(self, data: bytes) -> int:
+        """The same. The hot path: once per chunk and call."""
+        size = len(data)
+        if size <= self._room:  # there is none before the first message, nor while the transport is full
             self._room -= size
+            frame = b"".join((_LENGTHS[size] if size < len(_LENGTHS) else size.to_bytes(3), self._head, data))
             try:
-                length = _LENGTHS[size]
-            except IndexError:
-                length = size.to_bytes(3)
-            self.writer.write(b"".join((length, self._head, message)))
+                sent = self._sender.send(frame)
+            except OSError:
+                sent = 0
+            if sent != len(frame):
+                self.writer.write(frame[sent:])
+        elif self._make_room(size):
+            self._room -= size
+            self._write(data)
         else:
-            self._pending += message
+            self._pending += data
             self._flush()
             if len(self._pending) > MAX_PENDING_BYTES:
                 self.drop()
+        return size
 
     def _make_room(self, size: int) -> bool:
         """Take room for a message out of the windows; for many at once, if nobody else of the connection has done so:
@@ -162,6 +175,9 @@ class Outflow(_Hot):
         if isinstance(self.writer, Opening):
             self.writer.write(b"")
 
+    def _write(self, data: bytes) -> None:
+        self.writer.write(b"".join((len(data).to_bytes(3), self._head, data)))
+
     def _flush(self) -> None:
         h2, stream, pending = self._h2, self._h2_stream, self._pending
         h2.reclaim()
@@ -173,7 +189,7 @@ class Outflow(_Hot):
                 break
             stream.outbound_flow_control_window -= size
             h2.outbound_flow_control_window -= size
-            self.writer.write(b"".join((size.to_bytes(3), self._head, bytes(pending[:size]))))
+            self._write(bytes(pending[:size]))
             del pending[:size]
         if pending:
             self.pause()
@@ -183,6 +199,7 @@ class Outflow(_Hot):
     def pause(self) -> None:
         """The peer takes no more for now."""
         self._paused = True
+        self._h2.reclaim()
         for reader in tuple(self.readers):
             reader.pause()
 
@@ -238,7 +255,7 @@ class Outflow(_Hot):
         """The call has ended; what is still written goes nowhere."""
         if self._stream.closable:
             self.open()
-        self.writer = _NOWHERE
+        self.writer = self._sender = _NOWHERE
         self._h2.reclaim()
         self._room = math.inf
         self._paused = False

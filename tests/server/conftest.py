@@ -19,6 +19,7 @@ from proto.events import Event, Heartbeat
 from proto.grpc_web import frame as message
 from server.catalog import Catalog
 from server.chat import Chat
+from server.direct import Whole
 from server.lane import Follower, Framing
 from server.listen import PREFACE
 from server.models.demo import Demo
@@ -45,7 +46,7 @@ class Counted(Framing):
         return ndjson.encode(Heartbeat("now"))
 
 
-class Recorder:
+class Recorder(Whole):
     """Records what is written; its peer takes everything, or nothing while the follower is paused."""
 
     def __init__(self, framing: Counted, pause_at: Callable[[int], bool] = lambda number: False) -> None:

@@ -351,8 +351,9 @@ def test_who_is_dropped_while_the_socket_is_full_takes_the_connection_along_unle
     run(scenario())
 
 
-def test_what_is_written_while_the_socket_is_full_stays_in_order(serving, peer, run):
-    """The long one does not fit into the room that was taken in advance, the short one behind it would."""
+@pytest.mark.parametrize("messages", [(b"long" * 5000, b"short"), (b"short", b"long" * 5000)])
+def test_what_is_written_while_the_socket_is_full_stays_in_order(serving, peer, run, messages):
+    """The long one does not fit into the room that was taken in advance, the short one would."""
 
     async def scenario():
         async with serving() as app, peer(app) as one:
@@ -361,10 +362,11 @@ def test_what_is_written_while_the_socket_is_full_stays_in_order(serving, peer, 
             protocol, slow = outflow_of(app, stream)
             had = len(one.data(stream))
             protocol.pause_writing()
-            for message in (b"long" * 5000, b"short"):
+            for message in messages:
                 slow.write(message)
+                assert slow.waiting
             protocol.resume_writing()
             await one.until(lambda frame: one.data_bytes == had + 20_005)
-            assert one.data(stream)[had:] == b"long" * 5000 + b"short"
+            assert one.data(stream)[had:] == b"".join(messages)
 
     run(scenario())

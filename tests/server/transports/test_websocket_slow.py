@@ -9,6 +9,7 @@ import socket
 import struct
 
 from proto.requests import ChatRequest
+from server.connection import Connection
 from server.models import End
 from tests.server.loop_clock import LoopClock
 
@@ -71,6 +72,10 @@ class Slow:
     async def read(self):
         """Some bytes; the whole frames among them become messages. False at the end."""
         data = await self.loop.sock_recv(self.socket, 2**18)
+        self.take(data)
+        return bool(data)
+
+    def take(self, data):
         self._data += data
         while len(self._data) >= 2:
             size, head = self._data[1], 2
@@ -86,7 +91,6 @@ class Slow:
                 self.messages.append(json.loads(payload))
             elif opcode == CLOSE:
                 self.closed = int.from_bytes(payload[:2], "big")
-        return bool(data)
 
     async def read_until(self, kind):
         while not any(message["type"] == kind for message in self.messages):
@@ -102,6 +106,46 @@ class Slow:
 def paused(app):
     """How many followers have fallen behind."""
     return sum(follower._paused for follower in app.chat.stats.transports["websocket"].followers)
+
+
+def test_what_several_turns_say_while_the_socket_fills_up_stays_in_order(run, serving, script, monkeypatch):
+    """The peer makes room at the very moment: what the other turns have to say must not overtake what waits."""
+
+    async def scene():
+        model = script()
+        async with serving(providers=[model], model="scripted") as app, Slow(app) as slow:
+            real = Connection.pause
+            pauses = []
+
+            def pause(self):
+                pauses.append(self)
+                with contextlib.suppress(BlockingIOError):
+                    while True:
+                        slow.take(slow.socket.recv(2**18))
+                real(self)
+
+            monkeypatch.setattr(Connection, "pause", pause)
+            asks = []
+            for name in "abcdefgh":
+                await slow.say(type="chat", message="Hi", session_id=name)
+                asks.append(await model.asked())
+            turns = [asking.turn for asking in app.chat._running.values()]
+            said = 0
+            while not pauses:
+                said += 1
+                for turn in turns:
+                    turn.chunk(f"{said} ".ljust(3000))
+                await asyncio.sleep(0)
+            for ask in asks:
+                ask.say(End())
+            while sum(message["type"] == "response_complete" for message in slow.messages) < len(turns):
+                assert await slow.read(), "the server closed"
+            for turn in turns:
+                texts = [m["text"] for m in slow.messages if m["type"] == "chunk" and m["turn_id"] == turn.id]
+                assert "".join(texts) == turn.text
+                assert len(texts) == said + 1
+
+    run(scene())
 
 
 def test_a_slow_member_catches_up_and_the_others_notice_nothing(run, serving, meet, script):
