@@ -20,6 +20,7 @@ from grpclib import protocol
 from grpclib.const import Status
 from grpclib.encoding.proto import ProtoCodec
 from grpclib.exceptions import GRPCError
+from h2.connection import ConnectionState
 from h2.errors import ErrorCodes
 from h2.exceptions import StreamClosedError
 
@@ -111,7 +112,16 @@ class Inbox:
             self._acknowledge(len(self._data))  # a message may be larger than the window
             self._arrived = asyncio.get_running_loop().create_future()
             await self._arrived
-        size = min(size, len(self._data))
+        return self._take(min(size, len(self._data)))
+
+    def only(self) -> bytes | None:
+        """The message that is all there is, where that is so, and it is short and not compressed: the usual request."""
+        size, data = len(self._data), self._data
+        if not self.ended or size > LATER_BYTES or data[: PREFIX.size] != PREFIX.pack(0, max(0, size - PREFIX.size)):
+            return None
+        return self._take(size)[PREFIX.size :]
+
+    def _take(self, size: int) -> bytes:
         if not self.ended or size + self._owed > LATER_BYTES:  # else it can wait for the end of the call
             self._acknowledge(size)
         data = bytes(self._data[:size])
@@ -161,7 +171,16 @@ class Stream(protocol.Stream):
 
     @property
     def closable(self) -> bool:
-        return not self.connection.is_closing() and super().closable
+        if self.connection.is_closing() or self._h2_connection.state_machine.state is ConnectionState.CLOSED:
+            return False
+        stream = self._h2_connection.streams.get(cast(int, self.id))
+        return stream is not None and not stream.closed
+
+    def reset_nowait(self, error_code: ErrorCodes = ErrorCodes.NO_ERROR) -> None:
+        """Also where the socket is full: behind what waits for it. grpclib leaves it to whoever writes next."""
+        self._h2_connection.reset_stream(cast(int, self.id), error_code=error_code)
+        if not self.connection.is_closing():
+            self.connection.flush()
 
     async def recv_data(self, size: int) -> bytes:
         if self._payload is not None:

@@ -24,7 +24,7 @@ from h2.events import ConnectionTerminated, Event, RemoteSettingsChanged, Stream
 from h2.exceptions import FrameTooLargeError, ProtocolError
 from h2.frame_buffer import CONTINUATION_BACKLOG
 from h2.settings import ChangedSetting, SettingCodes, Settings
-from hyperframe.frame import Frame, GoAwayFrame
+from hyperframe.frame import Frame, GoAwayFrame, WindowUpdateFrame
 
 from proto.grpc_stream import SmallEvent, Stream
 from proto.h2_frames import Config, Receiving
@@ -34,6 +34,7 @@ BITE_BYTES = 2**14  # read so much at once, so that abuse is seen before it has 
 CONNECTION_WINDOW_BYTES = 2**24
 STREAM_WINDOW_BYTES = 2**18
 DEFAULT_WINDOW_BYTES = 2**16 - 1
+OWED_BYTES = 2**16
 MAX_HEADER_LIST_BYTES = 2**14
 MAX_HEADER_TABLE_BYTES = 4096
 MAX_CONCURRENT_STREAMS = 100
@@ -56,6 +57,7 @@ class Connection(protocol.Connection):
     """A connection that makes our streams, says GOAWAY, and lingers."""
 
     stream_class: type[Stream] = Stream
+    _owed = 0
     _lingering: asyncio.TimerHandle | None = None
 
     def __init__(self, h2: "H2", *args: Any, **options: Any) -> None:
@@ -70,6 +72,15 @@ class Connection(protocol.Connection):
     def ack(self, stream_id: int, size: int) -> None:
         if not self.is_closing():  # what is buffered may still be read when the connection has gone
             super().ack(stream_id, size)
+
+    def owe(self, size: int) -> None:
+        """What has come of a call that is over took room in the connection's window, which is given back now and then:
+        for each call it would take a thirtieth of its time."""
+        self._owed += size
+        if self._owed >= OWED_BYTES and not self.is_closing():
+            self.h2.acknowledge(self._owed)
+            self._owed = 0
+            self.flush()
 
     def goaway(self, code: ErrorCodes, last_stream_id: int) -> None:
         # Not by h2, for which a connection that has said GOAWAY is closed.
@@ -114,16 +125,18 @@ class Events(protocol.EventsProcessor):
             getattr(self, name)(event)
 
     def register(self, stream: protocol.Stream) -> Callable[[], None]:
-        release = super().register(stream)
+        stream_id = cast(int, stream.id)
+        self.streams[stream_id] = stream
 
-        def once() -> None:
+        def release() -> None:
             # Both grpclib's call and the end of its task release a stream: the task may never have begun.
-            assert stream.id is not None
-            if self.streams.get(stream.id) is stream:
-                release()
+            if self.streams.get(stream_id) is stream:
+                del self.streams[stream_id]
+                self.connection.stream_close_waiter.set()
+                self.connection.owe(cast(Stream, stream).buffer.unacked_size())
                 self.released()
 
-        return once
+        return release
 
     def released(self) -> None:
         """A call has ended."""
@@ -274,6 +287,12 @@ class H2(Receiving):
         event.error_code = ErrorCodes.NO_ERROR
         event.last_stream_id = frame.last_stream_id
         return [], [event]
+
+    def acknowledge(self, size: int) -> None:
+        """Give back so much room of the connection's window, whose calls are over."""
+        increment = self._inbound_flow_control_window_manager.process_bytes(size)
+        if increment:
+            self._prepare_for_sending([WindowUpdateFrame(0, window_increment=increment)])
 
     def reclaim(self) -> None:
         """Have the windows whole again, where a call has taken room out of them in advance."""

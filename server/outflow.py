@@ -24,7 +24,7 @@ from h2.stream import StreamInputs
 
 from proto import pb
 from proto.errors import ChatError
-from proto.grpc_stream import GZIP_MIN_BYTES, PREFIX, STALL_SECONDS, Headers, Stream
+from proto.grpc_stream import GZIP_MIN_BYTES, PREFIX, STALL_SECONDS, Headers, SmallEvent, Stream
 from server.direct import Opening, Sender, Whole, Writer
 
 if TYPE_CHECKING:
@@ -275,9 +275,15 @@ class ServerStream(Stream):
     outflow: Outflow | None = None
     deadline: asyncio.TimerHandle | None = None
 
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
+    def __init__(self, connection: "ServerConnection", h2: Any, transport: Any, stream_id: int, wrapper: None) -> None:
+        self.connection = connection
+        self._h2_connection = h2
+        self._transport = transport
+        self.wrapper = wrapper
+        self.init_stream(stream_id, connection)
+        self.headers = self.trailers = None
         self.headers_received = self.trailers_received = UNUSED_EVENT
+        self.window_updated = SmallEvent()
 
     @property
     def write(self) -> Callable[[bytes], object]:

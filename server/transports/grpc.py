@@ -134,8 +134,12 @@ class ChatService:
 
 
 async def _request(stream: Stream[Any, Any]) -> Any:
+    inbox = cast(ServerStream, stream._stream).buffer
+    payload = inbox.only()
+    if payload is not None:
+        return stream._codec.decode(payload, stream._recv_type)
     try:
-        if cast(ServerStream, stream._stream).buffer.ended:  # the usual case: all of it has come with the headers
+        if inbox.ended:
             request = await stream.recv_message()
         else:
             async with asyncio.timeout(REQUEST_SECONDS):

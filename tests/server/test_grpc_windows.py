@@ -3,11 +3,13 @@
 import asyncio
 
 import pytest
+from grpclib.const import Status
 from h2.errors import ErrorCodes
 from hyperframe.frame import DataFrame, HeadersFrame, PingFrame, RstStreamFrame, SettingsFrame, WindowUpdateFrame
 
 from proto import chat_pb2, pb
 from proto.grpc_web import frame
+from proto.h2 import CONNECTION_WINDOW_BYTES
 from proto.requests import ChatRequest
 from server import lane, outflow
 
@@ -59,6 +61,20 @@ def test_frames_are_no_longer_than_the_peer_allows_by_now(serving, peer, run):
             assert max(len(frame.data) for frame in one.frames if isinstance(frame, DataFrame)) == 2**14
             await app.chat.cancel(running(app).id)
             assert await one.end(stream) == 0
+
+    run(scenario())
+
+
+def test_the_room_that_calls_have_taken_is_given_back_when_they_are_over(serving, peer, run):
+    """Together they send more than the connection's window."""
+    request = chat_pb2.SessionInfoRequest(session_id="x" * 4000).SerializeToString()
+
+    async def scenario():
+        async with serving() as app, peer(app) as one:
+            for _ in range(CONNECTION_WINDOW_BYTES // len(request) // 50 + 1):
+                for call in [one.call("GetSessionInfo", request) for _ in range(50)]:
+                    assert await one.end(call) == Status.INVALID_ARGUMENT.value
+                one.frames.clear()
 
     run(scenario())
 
