@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from server.h2 import ServerConnection
 
 MAX_PENDING_BYTES = 8 * 2**20
+SHORT_BYTES = 512
 
 # Our code for what fails below the service; for any other status, the peer has sent what is no good call. A deadline is
 # the caller's own, and none of our codes says that.
@@ -56,7 +57,6 @@ _HEAD = (
     + _literal(b"grpc-accept-encoding", b"identity,gzip")
 )
 _TAIL = _literal(b"grpc-status", b"0")
-_LENGTHS = [size.to_bytes(3) for size in range(1024)]
 
 
 def _headers(block: bytes, number: bytes, end: bool) -> bytes:
@@ -72,11 +72,11 @@ class Paused(Protocol):
     def resume(self) -> None: ...
 
 
-@lru_cache(maxsize=1024)
-def _data_head(stream: int) -> bytes:
-    """Of a DATA frame, after its length: type, flags, stream. It is used for every message, and first calls of
-    connections share it."""
-    return b"\0\0" + stream.to_bytes(4)
+@lru_cache(maxsize=128)
+def _short_heads(stream: int) -> dict[int, bytes]:
+    """The heads of short DATA frames by their size, as far as they have been used: first calls of connections share
+    them."""
+    return {}
 
 
 class _Nowhere(Whole):
@@ -93,7 +93,7 @@ _NOWHERE = _Nowhere()
 class _Hot:
     """What every message touches, side by side, as in `server.turn`."""
 
-    __slots__ = ("_head", "_room", "_sender")
+    __slots__ = ("_heads", "_room", "_sender")
 
 
 class Outflow(_Hot, Whole):
@@ -108,7 +108,7 @@ class Outflow(_Hot, Whole):
         self._stream = stream
         self._h2: Any = stream.connection.h2
         self._h2_stream: Any = self._h2.streams[stream.id]
-        self._head = _data_head(stream.id)
+        self._heads = _short_heads(stream.id)
         direct = stream.connection.direct
         self._sender: Sender = direct.sender
         self.writer: Writer = Opening(self, headers, direct) if headers else direct
@@ -128,7 +128,10 @@ class Outflow(_Hot, Whole):
         size = len(data)
         if size <= self._room:  # there is none before the first message, nor while the transport is full
             self._room -= size
-            frame = b"".join((_LENGTHS[size] if size < len(_LENGTHS) else size.to_bytes(3), self._head, data))
+            try:
+                frame = self._heads[size] + data
+            except KeyError:
+                frame = self._head(size) + data
             try:
                 sent = self._sender.send(frame)
             except OSError:
@@ -175,8 +178,16 @@ class Outflow(_Hot, Whole):
         if isinstance(self.writer, Opening):
             self.writer.write(b"")
 
+    def _head(self, size: int) -> bytes:
+        """Of a DATA frame."""
+        assert self._stream.id is not None
+        head = b"%b\0\0%b" % (size.to_bytes(3), self._stream.id.to_bytes(4))
+        if size < SHORT_BYTES:
+            self._heads[size] = head
+        return head
+
     def _write(self, data: bytes) -> None:
-        self.writer.write(b"".join((len(data).to_bytes(3), self._head, data)))
+        self.writer.write(self._head(len(data)) + data)
 
     def _flush(self) -> None:
         h2, stream, pending = self._h2, self._h2_stream, self._pending
