@@ -75,7 +75,7 @@ class Connection(protocol.Connection):
 
     def owe(self, size: int) -> None:
         """What has come of a call that is over took room in the connection's window, which is given back now and then:
-        for each call it would take a thirtieth of its time."""
+        for each call that would take a sixtieth of its instructions."""
         self._owed += size
         if self._owed >= OWED_BYTES and not self.is_closing():
             self.h2.acknowledge(self._owed)
