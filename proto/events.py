@@ -180,7 +180,7 @@ def as_json(event: Event | Heartbeat) -> str:
 
 
 ChunkFramer = Callable[[str, str, int, str], bytes]
-READY = 1024  # for so many events of a turn, and for frames of so many bytes, what they have in common is ready-made
+READY = 1024  # up to this seq, what the chunks with a seq have in common is made once, by the first that needs it
 
 
 def chunk_framer(before: str, after: str, heads: Sequence[bytes], framed: Callable[[bytes], bytes]) -> ChunkFramer:
@@ -198,7 +198,7 @@ def chunk_framer(before: str, after: str, heads: Sequence[bytes], framed: Callab
 def framer(turn_id, text, seq, timestamp):
     try:
         first, second, third = ready[seq]
-    except IndexError:
+    except KeyError:
         first, second, third = of_seq(seq)
     data = f{form!r}.encode()
     try:
@@ -207,10 +207,14 @@ def framer(turn_id, text, seq, timestamp):
         return framed(data)
 """
 
-    def of_seq(seq: int) -> tuple[str, ...]:
-        return tuple(end.format(seq=seq, number=seq - HEAD_EVENTS) for end in ends)
+    ready: dict[int, tuple[str, ...]] = {}
 
-    ready = [of_seq(seq) for seq in range(READY)]
+    def of_seq(seq: int) -> tuple[str, ...]:
+        made = tuple(end.format(seq=seq, number=seq - HEAD_EVENTS) for end in ends)
+        if seq < READY:
+            ready[seq] = made
+        return made
+
     names: dict[str, Any] = {"quote": quote, "ready": ready, "of_seq": of_seq, "heads": heads, "framed": framed}
     exec(source, names)
     framer: ChunkFramer = names["framer"]

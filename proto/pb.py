@@ -99,12 +99,15 @@ def chunk_parts(session_id: str, turn_id: str) -> str:
     return f"{_TYPE}{ids}{_TEXT}"  # ids are ASCII and short
 
 
+_ready: dict[int, tuple[str, str]] = {}
+
+
 def _of_seq(seq: int) -> tuple[str, str]:
     """What the chunks with this seq have in common, before and after their timestamp."""
-    return f"{_NUMBER}{_varint(seq - events.HEAD_EVENTS)}{_TIME}", f"{_SEQ}{_varint(seq)}"
-
-
-_READY = [_of_seq(max(seq, events.HEAD_EVENTS)) for seq in range(events.READY)]
+    made = f"{_NUMBER}{_varint(seq - events.HEAD_EVENTS)}{_TIME}", f"{_SEQ}{_varint(seq)}"
+    if seq < events.READY:
+        _ready[seq] = made
+    return made
 
 
 def chunk_framer(heads: Sequence[bytes], framed: Callable[[bytes], bytes]) -> ChunkFramer:
@@ -116,11 +119,10 @@ def chunk_framer(heads: Sequence[bytes], framed: Callable[[bytes], bytes]) -> Ch
         if not text.isascii():
             text = text.encode().decode("latin-1")
         size = len(text)
+        length = _VARINTS[size] if size < 2048 else _varint(size)
         try:
-            length = _VARINTS[size]
-            number, place = _READY[seq]
-        except IndexError:
-            length = _varint(size)
+            number, place = _ready[seq]
+        except KeyError:
             number, place = _of_seq(seq)
         data = f"{parts}{length}{text}{number}{_VARINTS[len(timestamp)]}{timestamp}{place}".encode("latin-1")
         try:
