@@ -24,6 +24,7 @@ from proto.events import (
     dumps,
     from_dict,
     tagged,
+    teller,
 )  # fmt: skip
 from proto.requests import (
     ChatRequest,
@@ -234,13 +235,21 @@ def encode(word: ClientMessage | ServerMessage) -> str:
     return tagged(_NAMES[type(word)], word)
 
 
+_tell_status, _tell_start = teller("status", Status), teller("response_start", SessionInfo)
+
+
+def opening(info: SessionInfo, status: Status) -> tuple[str, str]:
+    """The first two events of a turn as messages."""
+    return f'{_tell_status(status)[:-1]},"timestamp":"{info.timestamp}"}}', _tell_start(info)
+
+
 def encode_event(info: SessionInfo, event: Event, answer: Callable[[], str]) -> tuple[str, ...]:
     """An event of the turn that `info` opened, as no, one or two messages; `answer` gives the whole text."""
     kind = type(event)
     if kind is SessionInfo:
         return ()  # goes out with `status`
-    if kind is Status:
-        return tagged("status", event, timestamp=info.timestamp), tagged("response_start", info)
+    if isinstance(event, Status):
+        return opening(info, event)
     if kind is Complete:
         return (tagged("response_complete", event, full_response=answer()),)
     return (as_json(event),)

@@ -74,6 +74,7 @@ class App:
         self._grpc = grpc.Service(self.chat)
         self._websockets = Hub(self.chat)
         self._stopping = False
+        self._at_once: set[tuple[str, str]] = set()
 
     async def start(self, sockets: Sockets | None = None) -> None:
         """Open the store, then listen; on sockets that are bound already where they are handed in."""
@@ -137,6 +138,7 @@ class App:
         return HttpProtocol(
             self._runner.server,
             lambda: self._stopping,
+            self._at_once,
             loop=asyncio.get_running_loop(),
             access_log=None,
             keepalive_timeout=KEEP_ALIVE_SECONDS,
@@ -163,6 +165,7 @@ class App:
         runner = web.AppRunner(application, access_log=None, handler_cancellation=True, shutdown_timeout=CLOSE_SECONDS)
         await runner.setup()
         assert runner.server is not None
+        self._at_once = {(route.method, route.path) for route in everything if route.at_once}
         exact = {(route.method, route.path): route.handler for route in everything if "{" not in route.path}
         others = cast(Handler, runner.server.request_handler)
         runner.server.request_handler = cast(Any, edge(self.access, exact, others))

@@ -41,6 +41,7 @@ class Asking:
     """One turn, from its beginning to its end."""
 
     __slots__ = (
+        "_awaited",
         "_begun",
         "_cancel",
         "_desk",
@@ -55,12 +56,15 @@ class Asking:
         "turn",
     )
 
-    def __init__(self, desk: Desk, turn: Turn, session: Session, model: Model, messages: Sequence[Message]) -> None:
+    def __init__(
+        self, desk: Desk, turn: Turn, session: Session, model: Model, messages: Sequence[Message], awaited: bool
+    ) -> None:
         self.turn = turn
         self.session = session
         self._desk = desk
         self._model = model
         self._messages = messages
+        self._awaited = awaited  # the end is, and nothing before
         self._cancel: Callable[[], object] = _nothing  # stops the model
         self._begun = self._stopped = self._over = False
         self._failure: ChatError | None = None
@@ -147,9 +151,12 @@ class Asking:
         self._wake()
         settings, model = self._desk.settings, self._model
         loop = asyncio.get_running_loop()
-        # Either way the model is asked in the next pass of the loop: the first events do not wait for it.
+        # The model is asked in the next pass of the loop, so that the first events do not wait for it.
         if isinstance(model, Pushing) and not settings.chunk_words and not settings.verbose:
-            loop.call_soon(self._push, model)
+            if self._awaited:
+                self._push(model)
+            else:
+                loop.call_soon(self._push, model)
         else:
             task = loop.create_task(self._ask())
             task.add_done_callback(self._asked)

@@ -162,12 +162,12 @@ async def stream_turn(
     follower = turn.follow(reader, after, protocol.writing_paused)
     if protocol.half_closed:
         reader.half_closed()
-    late = False
     try:
-        async with asyncio.timeout(seconds):
+        if seconds is None:
             await reader.done
-    except TimeoutError:
-        late = True
+        else:  # not `asyncio.timeout`, which needs a task
+            await asyncio.wait([reader.done], timeout=seconds)
+        late = not reader.done.done()
     finally:
         protocol.sink = None
         follower.close()

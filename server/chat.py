@@ -87,27 +87,34 @@ class Chat:
 
     # Turns
 
-    async def send(self, request: ChatRequest, transport: str, client: str, *, make: bool = True) -> Turn:
+    async def send(
+        self, request: ChatRequest, transport: str, client: str, *, make: bool = True, whole: bool = False
+    ) -> Turn:
         """Begin a turn with a (checked) request, or attach to the one that the same idempotency key has begun. When
         this returns, the message is stored and the model is being asked, whether or not the caller is still there.
-        Without `make`, an unknown session is `not_found`."""
+        Without `make`, an unknown session is `not_found`; `whole` is who waits for the end and shows nothing before."""
         self.stats.asked(transport)
         try:
-            return await self._send(request, transport, client, make)
+            if request.idempotency_key is None:
+                return await self._begin(request, None, transport, client, make, whole)
+            return await self._attach(request, request.idempotency_key, transport, client, make, whole)
         except Exception:  # not where the caller has left: the turn may begin all the same
             self.stats.refused()
             raise
 
-    async def _send(self, request: ChatRequest, transport: str, client: str, make: bool) -> Turn:
-        if request.idempotency_key is None:
-            return await self._begin(request, None, transport, client, make)
-        key = Key(request.session_id or f"client {client}", request.idempotency_key)
+    async def _attach(
+        self, request: ChatRequest, name: str, transport: str, client: str, make: bool, whole: bool
+    ) -> Turn:
+        """To the turn that the key of this name has begun; else it begins one."""
+        key = Key(request.session_id or f"client {client}", name)
         lock = self._locks.setdefault(key, asyncio.Lock())
         async with lock:
             known = await self._keyed(key, request.message)
-            return known or await self._begin(request, key, transport, client, make)
+            return known or await self._begin(request, key, transport, client, make, whole)
 
-    async def _begin(self, request: ChatRequest, key: Key | None, transport: str, client: str, make: bool) -> Turn:
+    async def _begin(
+        self, request: ChatRequest, key: Key | None, transport: str, client: str, make: bool, whole: bool
+    ) -> Turn:
         self.admit()
         model = self.catalog.model(request.model_id) if request.model_id is not None else None
         session = None
@@ -126,7 +133,8 @@ class Chat:
                 "The session is answering already: wait for that turn to end, follow it, or cancel it.",
                 turn_id=session.turn.id if session.turn is not None else None,
             )
-        asking = self._asking(session, model or self.catalog.model(session.model), request.message, transport, client)
+        model = model or self.catalog.model(session.model)
+        asking = self._asking(session, model, request.message, transport, client, whole)
         turn = asking.turn
         if key is not None:
             self._keys[key] = turn.id
@@ -195,7 +203,7 @@ class Chat:
             self.admit_reader()
         return turn
 
-    def _asking(self, session: Session, model: Model, message: str, transport: str, client: str) -> Asking:
+    def _asking(self, session: Session, model: Model, message: str, transport: str, client: str, whole: bool) -> Asking:
         settings = self.settings
         turn_id = ids.turn_id()
         messages: list[Message] = [*session.messages, Message("user", message)]
@@ -210,7 +218,7 @@ class Chat:
             heartbeat=settings.heartbeat,
             outbox=self._outbox,
         )
-        return Asking(self._desk, turn, session, model, kept)
+        return Asking(self._desk, turn, session, model, kept, whole)
 
     def _turn_ended(self, asking: Asking) -> None:
         turn = asking.turn
@@ -248,6 +256,10 @@ class Chat:
     async def session(self, session_id: str) -> Session:
         """A session that exists, or `not_found`."""
         return await self._sessions.get(check_session_id(session_id))
+
+    async def session_of(self, turn: Turn) -> Session:
+        asking = self._running.get(turn.id)
+        return asking.session if asking is not None else await self.session(turn.session_id)
 
     async def detail(self, session_id: str, history: bool = True) -> SessionDetail:
         session = await self.session(session_id)

@@ -2,8 +2,7 @@
 
 1. aiohttp does the handshake, reads, and closes. What is written goes straight to the socket: replies as they are
    made, the events of turns as ready-made frames that all members share (`server.lane`).
-2. Messages are taken one at a time, and not faster than the peer takes the answers: whoever floods, or does not read,
-   is not read either.
+2. Messages are taken one at a time, and not faster than the peer takes the answers (`server.hearing`).
 3. What the peer does not read piles up only as far as the turns' logs and `MAX_UNREAD_BYTES`; then, or without progress
    for 30 s, the connection is closed with 4408. The other members notice nothing.
 4. A ping goes out every heartbeat. A peer that has said nothing from one to the next is dead, unless it still takes
@@ -15,7 +14,6 @@
 import asyncio
 import contextlib
 import logging
-import time
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,6 +26,7 @@ from server import ids
 from server.chat import Chat
 from server.clock import timestamp
 from server.frames import Frames
+from server.hearing import Hearing
 from server.http_protocol import HttpProtocol, Sink
 from server.lane import Follower, Framing
 from server.sessions import MAX_UNREAD_BYTES, Session, check_joined
@@ -40,8 +39,6 @@ CLOSE_SECONDS = 2.0  # for the peer's half of the closing handshake
 GATHER_SECONDS = 0.02  # updates of one moment: a thousand who come to a room at once tell it to a thousand
 GATHER_UPDATES = 100
 MAX_FOLLOWED = 200  # turns that one connection may follow at once
-MESSAGES_PER_SECOND = 100.0  # read from one connection, in the long run
-BURST_MESSAGES = 300.0
 
 
 @dataclass(slots=True)
@@ -96,8 +93,8 @@ class Connection(Sink):
     """One open WebSocket: a member of sessions, and a reader of their turns."""
 
     __slots__ = (
-        "_beat_timer", "_budget", "_busy", "_chat", "_client", "_closing", "_drained", "_framing", "_heard", "_hub",
-        "_left", "_paced_at", "_protocol", "_readers", "_sessions", "_stopped", "_task", "_transport", "_unread",
+        "_beat_timer", "_chat", "_client", "_closing", "_drained", "_framing", "_hearing", "_hub", "_left", "_protocol",
+        "_readers", "_sessions", "_stopped", "_task", "_transport", "_unread",
         "_updates", "_ws", "connection_id", "writer",
     )  # fmt: skip
 
@@ -110,6 +107,7 @@ class Connection(Sink):
         self._chat = hub.chat
         self._ws = ws
         self._protocol = protocol
+        self._hearing = Hearing(ws, protocol.client_frames)
         self._transport = transport
         self._client = client
         self._framing = hub.frames.framing(int(ws.compress))
@@ -119,12 +117,9 @@ class Connection(Sink):
         self._closing: asyncio.Task[None] | None = None
         self._task: asyncio.Task[None] | None = None  # which reads
         self._stopped: asyncio.Future[None] | None = None  # done when that task has: then one can close
-        self._left = self._busy = False
-        self._heard = True
+        self._left = False
         self._unread = 0
         self._updates: tuple[bytes, ...] = ()  # gathered
-        self._budget = BURST_MESSAGES
-        self._paced_at = time.monotonic()
         self._beat_timer = asyncio.get_running_loop().call_later(self._chat.settings.heartbeat, self._beat)
 
     # Reading
@@ -134,7 +129,7 @@ class Connection(Sink):
         self._say(self._hub.welcome(self.connection_id))
         self._task = asyncio.current_task()
         try:
-            await self._read()
+            await self._hearing.run(self)
         except asyncio.CancelledError:
             if self._task is None or self._closing is None:
                 raise
@@ -147,36 +142,7 @@ class Connection(Sink):
         if self._closing is not None:
             await self._closing
 
-    async def _read(self) -> None:
-        while True:
-            message = await self._ws.receive()
-            self._heard = True
-            if message.type is WSMsgType.TEXT:
-                self._busy = True
-                await self._take(message.data)
-                self._busy = False
-            elif message.type is WSMsgType.BINARY:
-                self._refuse(invalid("Messages are JSON in text frames; this one was binary."), None)
-            elif message.type is WSMsgType.PING:
-                self.writer.write(websocket.frame(message.data, opcode=websocket.PONG))
-            elif message.type is not WSMsgType.PONG:
-                return
-            del message  # else it is kept until the next one comes
-            await self._pace()
-
-    async def _pace(self) -> None:
-        """Before the next message: room for its answer, and not too many of them. A turn that catches up fills the
-        transport again and again, but never by much: who does so is heard all the same."""
-        if self.buffered() > MAX_UNREAD_BYTES and not self._left:
-            self._drained = asyncio.get_running_loop().create_future()
-            await self._drained
-        now = time.monotonic()
-        self._budget = min(BURST_MESSAGES, self._budget + (now - self._paced_at) * MESSAGES_PER_SECOND) - 1
-        self._paced_at = now
-        if self._budget < 0:
-            await asyncio.sleep(-self._budget / MESSAGES_PER_SECOND)
-
-    async def _take(self, text: str) -> None:
+    async def take(self, text: str) -> None:
         message = None
         try:
             message = websocket.decode_client(text, self._chat.settings.max_message_chars)
@@ -186,6 +152,19 @@ class Connection(Sink):
         except Exception:
             log.exception("a bug: the WebSocket message %s failed", type(message).__name__)
             self._refuse(ChatError("internal", "The server failed; its log says more."), message)
+
+    def take_other(self, kind: WSMsgType, data: bytes) -> None:
+        if kind is WSMsgType.PING:
+            self.writer.write(websocket.frame(data, opcode=websocket.PONG))
+        else:
+            self._refuse(invalid("Messages are JSON in text frames; this one was binary."), None)
+
+    async def room(self) -> None:
+        """Room for an answer. A turn that catches up fills the transport again and again, but never by much: who does
+        so is heard all the same."""
+        if self.buffered() > MAX_UNREAD_BYTES and not self._left:
+            self._drained = asyncio.get_running_loop().create_future()
+            await self._drained
 
     async def _do(self, message: websocket.ClientMessage) -> None:
         match message:
@@ -218,7 +197,7 @@ class Connection(Sink):
             check_joined(len(self._sessions))
         turn = await self._chat.send(request, "websocket", self._client)
         if turn.session_id not in self._sessions:
-            self._enter(await self._chat.session(turn.session_id))
+            self._enter(await self._chat.session_of(turn))
         if turn.id not in self._readers:
             self._follow(turn, 0)  # an idempotency key has led to one that has ended
 
@@ -326,7 +305,7 @@ class Connection(Sink):
                 reader.follower.pause()
 
     def resume(self) -> None:
-        self._heard = True  # it takes what it is sent
+        self._hearing.heard = True  # it takes what it is sent
         if self._drained is not None and not self._drained.done():
             self._drained.set_result(None)
         for turn_id, reader in tuple(self._readers.items()):
@@ -351,10 +330,10 @@ class Connection(Sink):
 
     def _beat(self) -> None:
         unread = self.buffered()
-        if not self._heard and not self._busy and not 0 < unread < self._unread:
+        if not self._hearing.heard and not self._hearing.busy and not 0 < unread < self._unread:
             self.drop()
             return
-        self._heard, self._unread = False, unread
+        self._hearing.heard, self._unread = False, unread
         self.writer.write(websocket.frame(b"", opcode=websocket.PING))
         self._beat_timer = asyncio.get_running_loop().call_later(self._chat.settings.heartbeat, self._beat)
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from proto.events import ChunkFramer, Event, chunk_framer
-from proto.websocket import SHORT_HEADS, Update, encode, encode_event, frame, text_frame
+from proto.websocket import SHORT_HEADS, Update, encode, encode_event, frame, opening, text_frame
 from server.clock import timestamp
 from server.lane import Framing
 from server.turn import Turn
@@ -26,6 +26,10 @@ class WebSocket(Framing):
     def encode(self, turn: Turn, event: Event) -> bytes:
         texts = encode_event(turn.info, event, lambda: turn.text)
         return b"".join([text_frame(text, self._window_bits) for text in texts])
+
+    def opening(self, turn: Turn) -> tuple[bytes, bytes]:
+        status, start = opening(turn.info, turn.status)
+        return b"", text_frame(status, self._window_bits) + text_frame(start, self._window_bits)
 
     def of_turn(self, turn: Turn) -> str:
         return turn.id

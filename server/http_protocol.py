@@ -5,15 +5,18 @@
 3. What cannot be parsed is answered as every error is, also where that is the rest of a body.
 4. What a WebSocket's client may not send is not parsed (`server.client_frames`).
 5. A client that says no more still gets the answers to what it has asked. aiohttp takes it for one that has left.
+6. A request that is there in full is handled at once where its route allows that: aiohttp's way to a handler and back
+   are two tasks and four passes of the loop. What has to wait goes on in its task.
 """
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Collection, Coroutine
 from typing import Any, cast
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.http_writer import StreamWriter
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
@@ -21,7 +24,8 @@ from proto.errors import ChatError
 from server import lane
 from server.client_frames import ClientFrames
 from server.direct import DirectWriter
-from server.reply import problem
+from server.first_step import rest_of
+from server.reply import Reply, problem
 
 log = logging.getLogger(__name__)
 
@@ -59,13 +63,29 @@ class Sink:
 class HttpProtocol(RequestHandler):
     """aiohttp's own, with what it leaves open."""
 
-    __slots__ = ("_body", "_going_down", "_head_timer", "_stall_timer", "_torn", "direct", "half_closed", "sink")
+    __slots__ = (
+        "_at_once", "_begun", "_body", "_going_down", "_head_timer", "_stall_timer", "_torn", "client_frames", "direct",
+        "half_closed", "sink",
+    )  # fmt: skip
 
     direct: DirectWriter
+    client_frames: ClientFrames  # of a WebSocket
 
-    def __init__(self, manager: web.Server, going_down: Callable[[], bool], **options: Any) -> None:
+    def __init__(
+        self,
+        manager: web.Server,
+        going_down: Callable[[], bool],
+        at_once: Collection[tuple[str, str]] = (),
+        **options: Any,
+    ) -> None:
+        """`at_once` are the methods and paths whose handlers may begin outside of a task."""
         super().__init__(manager, **options)
         self._going_down = going_down  # whether the server is
+        self._at_once = at_once
+        # A request, its handler, and what that waits for.
+        self._begun: tuple[web.BaseRequest, Coroutine[Any, Any, web.StreamResponse], Any] | None = None
+        self._request_factory = self._request
+        self._request_handler = cast(Any, self._handle)
         self.half_closed = False  # by the peer
         self.sink: Sink | None = None
         self._body: StreamReader = EMPTY_PAYLOAD  # of the last request that has come, read or not
@@ -79,7 +99,11 @@ class HttpProtocol(RequestHandler):
         self._head_timer = self._loop.call_later(HEAD_SECONDS, self._too_slow)
 
     def data_received(self, data: bytes) -> None:
-        super().data_received(data)
+        waiter, self._waiter = self._waiter, None  # aiohttp's task is not to know of what is answered here
+        try:
+            super().data_received(data)
+        finally:
+            self._waiter = waiter
         if self._messages:
             message, body = self._messages[-1]
             if not isinstance(message, _ErrInfo):
@@ -87,9 +111,73 @@ class HttpProtocol(RequestHandler):
             elif not self._body.is_eof():
                 self._spoil_body()
         self._torn = not self._messages and self._current_request is None
+        if self._messages and waiter is not None and not waiter.done() and not self._answered() and not waiter.done():
+            waiter.set_result(None)
+
+    def _answered(self) -> bool:
+        """Whether the request that has come is answered, or has broken: else it is for aiohttp's task."""
+        message, body = self._messages[0]
+        if (
+            len(self._messages) > 1
+            or self._current_request is not None
+            or isinstance(message, _ErrInfo)
+            or (message.method, message.path) not in self._at_once
+            or self._upgraded  # or would like to be
+            or self.writing_paused
+            or not body.is_eof()
+        ):
+            return False
+        manager = cast(Any, self._manager)
+        request = manager.request_factory(message, body, self, StreamWriter(self, self._loop), self._task_handler)
+        handler = manager.request_handler(request)
+        self._current_request = request
+        self._messages.popleft()  # what comes while it is handled goes behind it
+        try:
+            waits_for = handler.send(None)
+        except StopIteration as done:
+            self._answer(request, done.value)
+        except ConnectionError:
+            self.force_close()
+        else:
+            self._begun = request, handler, waits_for
+            self._messages.appendleft((message, body))
+            return False
+        finally:
+            self._current_request = None
+        if self._parser is not None:
+            self._parser.message_consumed()
+        return True
+
+    def _answer(self, request: web.BaseRequest, reply: Reply) -> None:
+        try:
+            reply.send(request)
+        except Exception:
+            log.exception("a bug: the answer could not be written")
+            self.force_close()
+            return
+        if reply.keep_alive:
+            self._next_keepalive_close_time = self._loop.time() + self.keepalive_timeout
+        elif self.transport is not None:
+            self.transport.close()
+
+    def _request(self, *parts: Any) -> web.BaseRequest:
+        """aiohttp's task asks for what it will have handled."""
+        return self._begun[0] if self._begun is not None else cast(Any, self._manager).request_factory(*parts)
+
+    def _handle(self, request: web.BaseRequest) -> Awaitable[web.StreamResponse]:
+        if self._begun is None:
+            return cast(Awaitable[web.StreamResponse], cast(Any, self._manager).request_handler(request))
+        (_, handler, waits_for), self._begun = self._begun, None
+        return rest_of(handler, waits_for)
+
+    def resume_reading(self, resume_parser: bool = True) -> None:
+        """Called each time that a body is read. Where nothing was paused the parser has nothing left."""
+        if self._reading_paused:
+            super().resume_reading(resume_parser)
 
     def set_parser(self, parser: Any, data_received_cb: Callable[[], None] | None = None) -> None:
-        super().set_parser(cast(Any, ClientFrames(parser)), data_received_cb)
+        self.client_frames = ClientFrames(parser)
+        super().set_parser(cast(Any, self.client_frames), data_received_cb)
 
     def _spoil_body(self) -> None:
         """A body goes on with what is none. aiohttp tells nobody who reads it, and would answer that on its own."""
@@ -110,6 +198,9 @@ class HttpProtocol(RequestHandler):
                 timer.cancel()
         self.direct.lost()
         self._body = EMPTY_PAYLOAD
+        if self._begun is not None:  # aiohttp's task will not come to it any more
+            self._begun[1].close()
+            self._begun = None
         if self.sink is not None:
             self.sink.lost()
         super().connection_lost(exc)

@@ -1,34 +1,46 @@
 """The names of turns, sessions and connections: random, so that nobody can guess one."""
 
 import os
-from binascii import b2a_base64
+from base64 import urlsafe_b64encode
+from collections.abc import Callable
 
-DRAWN_BYTES = 4096
-_URL_SAFE = bytes.maketrans(b"+/", b"-_")
+DRAWN_BYTES = 6144
+TURN_ID_CHARS = 24  # six bits each
 
-_drawn = b""
-_used = 0
+
+class _Drawn:
+    """Random characters of what the operating system gives. To ask it takes 5 µs, however much one asks for, and so
+    does to make text of it: both are done for many ids at once."""
+
+    def __init__(self, written: Callable[[bytes], str]) -> None:
+        self._written = written
+        self._text = ""
+        self._used = 0
+
+    def take(self, count: int) -> str:
+        start = self._used
+        end = self._used = start + count
+        if end > len(self._text):
+            self._text = self._written(os.urandom(DRAWN_BYTES))
+            start, end = 0, count
+            self._used = count
+        return self._text[start:end]
+
+
+_url_safe = _Drawn(lambda drawn: urlsafe_b64encode(drawn).decode())
+_hex = _Drawn(bytes.hex)
 
 
 def turn_id() -> str:
-    return b2a_base64(_random(18), newline=False).translate(_URL_SAFE).decode()
+    return _url_safe.take(TURN_ID_CHARS)
 
 
 def session_id() -> str:
     """A UUID (RFC 9562, version 4)."""
-    digits = _random(16).hex()
+    digits = _hex.take(32)
     variant = "89ab"[int(digits[16], 16) & 3]
     return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"
 
 
 def connection_id() -> str:
-    return _random(8).hex()
-
-
-def _random(size: int) -> bytes:
-    """Of what the operating system gives. To ask takes 5 µs, however much one asks for: so it is asked for many."""
-    global _drawn, _used
-    if _used + size > len(_drawn):
-        _drawn, _used = os.urandom(DRAWN_BYTES), 0
-    _used += size
-    return _drawn[_used - size : _used]
+    return _hex.take(16)

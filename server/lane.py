@@ -45,6 +45,10 @@ class Framing(ABC):
     @abstractmethod
     def encode(self, turn: "Turn", event: Event) -> bytes: ...
 
+    def opening(self, turn: "Turn") -> tuple[bytes, bytes]:
+        """What `encode` makes of a turn's first two events."""
+        return self.encode(turn, turn.info), self.encode(turn, turn.status)
+
     @property
     def framer(self) -> Callable[[Any, str, int, str], bytes]:
         """A function that makes of what `of_turn` has given, text, seq and timestamp what `encode` makes of such a
@@ -245,6 +249,7 @@ class Outbox:
 
 
 _NONE: list[bytes] = []  # one for all lanes that keep none
+_OPENING = 0, SLICE_EVENTS, HEAD_EVENTS  # the slice that is asked for most: all of a turn that has just begun
 
 
 class _Hot:
@@ -345,8 +350,11 @@ class Lane(_Hot):
             most = min(most, self.first - 1 - cursor)
         asked = cursor, most, self.turn.last_seq
         if self.recent is None or self.recent[0] != asked:  # a whole room of members comes to a turn at once
-            events = self.turn.events(cursor, most)
-            self.recent = asked, _slice(map(self.framing.encode, repeat(self.turn), events))
+            if asked == _OPENING:
+                self.recent = asked, [*self.framing.opening(self.turn)]
+            else:
+                events = self.turn.events(cursor, most)
+                self.recent = asked, _slice(map(self.framing.encode, repeat(self.turn), events))
         return self.recent[1]
 
 

@@ -56,7 +56,9 @@ class Reply(web.StreamResponse):
         """Status line and fields, to be sent now."""
         protocol: Any = request.protocol  # an HttpProtocol
         self._writer = request.writer
-        fields = {**self.fields, **common_fields(request), "Date": http_date()}
+        fields = self.fields
+        fields.update(common_fields(request))
+        fields["Date"] = http_date()
         if self.body is not None:
             fields["Content-Length"] = str(len(self.body))
         spoilt = request.content.exception() is not None  # nobody knows where the next request would begin
@@ -69,6 +71,13 @@ class Reply(web.StreamResponse):
         if not lines.count("\n") == lines.count("\r") == len(fields):
             raise ValueError("a line break in a field's value")
         return f"HTTP/1.1 {self.status} {self.reason}\r\n{lines}\r\n".encode("utf-8", "surrogateescape")
+
+    def send(self, request: web.BaseRequest) -> None:
+        """The whole of it, unless it is a stream, which has been sent."""
+        if self._writer is None:
+            protocol: Any = request.protocol  # an HttpProtocol
+            head = self.head(request)
+            protocol.direct.write(head if request.method == "HEAD" else head + (self.body or b""))
 
     # aiohttp's side
 
@@ -84,10 +93,7 @@ class Reply(web.StreamResponse):
         self._last = True
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
-        if self._writer is None:
-            protocol: Any = request.protocol  # an HttpProtocol
-            head = self.head(request)
-            protocol.direct.write(head if request.method == "HEAD" else head + (self.body or b""))
+        self.send(request)
         return self._writer
 
     async def write_eof(self, data: bytes = b"") -> None:

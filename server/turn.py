@@ -234,7 +234,7 @@ class Turn(_Hot):
         """No chunk will come any more: the answer. The garbage collector does not walk through a tuple of strings,
         however many turns are kept; through a list it does."""
         text = self.text
-        self._said = cast(list[str], tuple(self._said))
+        self._said = cast("list[str]", tuple(self._said))
         self.chars = len(text)
         return text
 
@@ -262,7 +262,7 @@ class Turn(_Hot):
 
     def restore(self, chunks: tuple[str, ...], final: bool, terminal: Complete | Error | None) -> None:
         """Fill the log with what a store kept."""
-        self._said = cast(list[str], chunks)
+        self._said = cast("list[str]", chunks)
         self.chars = sum(map(len, chunks[::2]))
         self.final = final
         self.terminal = terminal

@@ -17,13 +17,13 @@ MESSAGES = ("proto.chat_pb2", "proto.chat_grpc", "proto.pb", "proto.pb_json")
 HTTP2 = ("proto.h2", "proto.h2_frames", "proto.grpc_stream")
 CORE = (
     "server", "server.asking", "server.catalog", "server.chat", "server.checkpoints", "server.clock", "server.direct",
-    "server.fields", "server.ids", "server.kept", "server.lane", "server.listen", "server.logs", "server.openapi",
-    "server.pieces", "server.sessions", "server.settings", "server.stats", "server.turn",
+    "server.fields", "server.first_step", "server.ids", "server.kept", "server.lane", "server.listen", "server.logs",
+    "server.openapi", "server.pieces", "server.sessions", "server.settings", "server.stats", "server.turn",
 )  # fmt: skip
 CONTRACTS = ("server.models", "server.stores")
 HTTP_EDGE = (
     "server.access", "server.body", "server.client_frames", "server.connection", "server.edge", "server.frames",
-    "server.http_protocol", "server.reply",
+    "server.hearing", "server.http_protocol", "server.reply",
 )  # fmt: skip
 GRPC_EDGE = ("server.conversation", "server.h2", "server.outflow", "server.rpc")
 ROOT_OF_ALL = ("server.app", "server.reload", "server.program", "server.__main__")

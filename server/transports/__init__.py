@@ -42,3 +42,4 @@ class Route(NamedTuple):
     also: tuple[tuple[int, str], ...] = ()  # other answers than errors: the status, and what it says
     example: dict[str, Any] | None = None
     listed: bool = True  # False: served, but no part of the interface
+    at_once: bool = False  # whether its handler may begin outside of a task

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 from aiohttp import web
 
@@ -22,7 +23,7 @@ from proto.requests import ChatRequest, NewSession, invalid, text_field
 from server.chat import MAX_PAGE, PAGE, Chat
 from server.clock import rfc3339, timestamp
 from server.edge import client_name, max_body_bytes, preferred, read_chat_request, read_json
-from server.http_protocol import HttpProtocol, Sink
+from server.http_protocol import Sink
 from server.openapi import Messages, document
 from server.reply import JSON_TYPE, Reply, json_reply
 from server.stats import prometheus
@@ -50,6 +51,18 @@ class Waiting(Sink):
     half_closed = leave
 
 
+async def wait_for(turn: Turn, protocol: Any) -> None:
+    """Until the turn has ended. The protocol is an `HttpProtocol`."""
+    waiting = protocol.sink = Waiting(turn)
+    if protocol.half_closed:
+        waiting.leave()
+    try:
+        await turn.over()
+    finally:
+        protocol.sink = None
+        waiting.leave()
+
+
 def answer_of(turn: Turn) -> ChatAnswer:
     """The whole answer of an ended turn; its error, if it ended with one."""
     end = turn.terminal
@@ -70,17 +83,9 @@ def routes(chat: Chat, everything: Sequence[Route], websocket: Messages) -> list
 
     async def ask(request: web.Request) -> web.StreamResponse:
         asked = await read_chat_request(request, chat.settings.max_message_chars)
-        turn = await chat.send(asked, "rest", client_name(request))
-        protocol = request.protocol
-        assert isinstance(protocol, HttpProtocol)
-        waiting = protocol.sink = Waiting(turn)
-        if protocol.half_closed:
-            waiting.leave()
-        try:
-            await turn.over()
-        finally:
-            protocol.sink = None
-            waiting.leave()
+        turn = await chat.send(asked, "rest", client_name(request), whole=True)
+        if turn.running:
+            await wait_for(turn, request.protocol)
         reply = json_reply(answer_of(turn))
         figures.chunks += turn.chunk_count
         figures.bytes += len(reply.body or b"")
@@ -162,7 +167,7 @@ def routes(chat: Chat, everything: Sequence[Route], websocket: Messages) -> list
             "left, and what has come by then is the answer (`finish_reason` is `cancelled`).",
             body=ChatRequest, answer=ChatAnswer,
             parameters=(IDEMPOTENCY_KEY,),
-            errors=chat_errors, example={"message": "Hello, who are you?"},
+            errors=chat_errors, example={"message": "Hello, who are you?"}, at_once=True,
         ),
         Route(
             "POST", "/sessions/new", new_session, "Make a session", body=NewSession, answer=SessionCreated,
@@ -193,7 +198,7 @@ def routes(chat: Chat, everything: Sequence[Route], websocket: Messages) -> list
         Route("GET", "/models", models, "The models that can be asked", answer=ModelList),
         Route(
             "GET", "/health", health, "Whether the server is well", answer=Health,
-            also=((503, "It drains: the figures as ever, and no new turns."),),
+            also=((503, "It drains: the figures as ever, and no new turns."),), at_once=True,
         ),
         Route("GET", "/stats", stats, "The figures since the start", answer=ServerStats),
         Route("GET", "/metrics", metrics, "The figures for Prometheus", media=("text/plain",)),

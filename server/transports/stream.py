@@ -102,7 +102,7 @@ def routes(chat: Chat) -> list[Route]:
             body=ChatRequest, media=media,
             parameters=(IDEMPOTENCY_KEY,),
             errors=("invalid_request", "session_busy", "conflict", "unavailable"),
-            example={"message": "Hello, who are you?"},
+            example={"message": "Hello, who are you?"}, at_once=True,
         ),
         Route(
             "GET", "/turns/{turn_id}", follow, "A turn as it stands, or follow it from a cursor",

@@ -59,3 +59,68 @@ def test_the_beginning_of_a_head_waits_for_its_rest():
     assert heard.data == SMALL
     frames.feed_data(MIDDLE[3:5])
     assert heard.data == SMALL + MIDDLE[:5]
+
+
+def masked(text, mask=b"\x01\x80\xff\x7e", first=0x81):
+    data = text.encode()
+    head = bytes([first, 0x80 | min(len(data), 126)]) + (len(data).to_bytes(2, "big") if len(data) > 125 else b"")
+    return head + mask + bytes(byte ^ mask[place % 4] for place, byte in enumerate(data))
+
+
+def hearing():
+    reader, texts = Heard(), []
+    frames = ClientFrames(reader)
+    frames.hear = texts.append
+    return frames, reader, texts
+
+
+@pytest.mark.parametrize("text", ["", "a", "ab", "abc", "grüße", "x" * 125, "x" * 126, "y" * 4095, "z" * 4096])
+def test_a_short_text_that_comes_alone_is_heard_at_once(text):
+    frames, reader, texts = hearing()
+    for _ in range(2):
+        frames.feed_data(masked(text))
+    assert texts == [text, text] and not reader.data and frames.hear
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(masked("z" * 4097), id="long"),
+        pytest.param(masked("a") + masked("b"), id="two"),
+        pytest.param(masked("abc")[:-1], id="cut"),
+        pytest.param(masked("a" * 130)[:3], id="cut in its head"),
+        pytest.param(masked("a", first=0x01), id="begun"),
+        pytest.param(masked("a", first=0xC1), id="compressed"),
+        pytest.param(masked("a", first=0x82), id="binary"),
+        pytest.param(masked("", first=0x89), id="ping"),
+        pytest.param(b"\x81\x81" + MASK + b"\xff", id="not UTF-8"),
+        pytest.param(b"\x81\x02{}", id="unmasked"),
+        pytest.param(b"\x81\x06" + MASK + b"{}", id="unmasked, as long as a masked one"),
+    ],
+)
+def test_everything_else_is_for_the_reader_and_so_is_what_comes_behind_it(data):
+    frames, reader, texts = hearing()
+    frames.feed_data(data)
+    frames.feed_data(SMALL)
+    assert not texts and frames.hear is None and (reader.data == data + SMALL or REFUSED in reader.data)
+
+
+def test_a_text_in_the_midst_of_another_message_is_for_the_reader():
+    """Which refuses it."""
+    frames, reader, texts = hearing()
+    begun = masked("a", first=0x01)
+    frames.feed_data(begun)
+    frames.hear = texts.append
+    frames.feed_data(SMALL)
+    assert not texts and reader.data == begun + SMALL
+    frames, reader, texts = hearing()
+    frames.feed_data(begun + masked("", first=0x89) + masked("b", first=0x80))
+    frames.hear = texts.append
+    frames.feed_data(masked("c"))
+    assert texts == ["c"]
+
+
+def test_a_wake_up_is_a_pong_for_the_reader():
+    frames, reader, texts = hearing()
+    frames.wake()
+    assert reader.data == b"\x8a\x80" + MASK and frames.hear is None and not texts

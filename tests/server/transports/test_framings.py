@@ -21,3 +21,10 @@ def test_a_pushed_chunk_is_that_of_the_log(framing, text):
     for number in (1, 126, 2045, 2046, 3000):
         chunk = Chunk(text, number, False, NOW, turn.id, number + 2)
         assert framing.framer(framing.of_turn(turn), text, number + 2, NOW) == framing.encode(turn, chunk)
+
+
+@pytest.mark.parametrize("text", ["Hello", 'grüße \u2028 "🌊"\n', "long " * 1000])
+@pytest.mark.parametrize("framing", FRAMINGS, ids=lambda framing: f"{type(framing).__name__} {framing.name}")
+def test_the_opening_is_the_first_two_events_of_the_log(framing, text):
+    turn = Turn(SessionInfo("s-1", 'de"mo', NOW, "t-1", 1, True, text), Status(GENERATING, 1, 0, "t-1", 2))
+    assert framing.opening(turn) == (framing.encode(turn, turn.info), framing.encode(turn, turn.status))

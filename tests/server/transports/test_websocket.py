@@ -281,8 +281,8 @@ def test_what_one_connection_may_hold_is_bounded(run, serving, meet, monkeypatch
 
 def test_a_flood_is_read_slowly(run, serving, meet, monkeypatch):
     """Five times as many messages as may come at once: the rest takes its time, and nobody else notices."""
-    monkeypatch.setattr("server.connection.BURST_MESSAGES", 50.0)
-    monkeypatch.setattr("server.connection.MESSAGES_PER_SECOND", 1000.0)
+    monkeypatch.setattr("server.hearing.BURST_MESSAGES", 50.0)
+    monkeypatch.setattr("server.hearing.MESSAGES_PER_SECOND", 1000.0)
 
     async def scene():
         loop = asyncio.get_running_loop()

@@ -275,7 +275,7 @@ def test_updates_that_nobody_reads_are_bounded(run, serving, meet, monkeypatch):
 
 def test_who_asks_and_does_not_read_is_not_read(run, serving, monkeypatch):
     for limit in ("BURST_MESSAGES", "MESSAGES_PER_SECOND"):  # which would stop the flood too
-        monkeypatch.setattr(f"server.connection.{limit}", 1e9)
+        monkeypatch.setattr(f"server.hearing.{limit}", 1e9)
 
     async def scene():
         async with serving() as app, contextlib.AsyncExitStack() as stack:
