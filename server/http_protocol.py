@@ -64,8 +64,8 @@ class HttpProtocol(RequestHandler):
     """aiohttp's own, with what it leaves open."""
 
     __slots__ = (
-        "_at_once", "_begun", "_body", "_going_down", "_head_timer", "_stall_timer", "_torn", "client_frames", "direct",
-        "half_closed", "sink",
+        "_alone", "_at_once", "_begun", "_body", "_going_down", "_head_timer", "_stall_timer", "_torn", "client_frames",
+        "direct", "half_closed", "sink",
     )  # fmt: skip
 
     direct: DirectWriter
@@ -82,6 +82,7 @@ class HttpProtocol(RequestHandler):
         super().__init__(manager, **options)
         self._going_down = going_down  # whether the server is
         self._at_once = at_once
+        self._alone = False  # the request that is being handled
         # A request, its handler, and what that waits for.
         self._begun: tuple[web.BaseRequest, Coroutine[Any, Any, web.StreamResponse], Any] | None = None
         self._request_factory = self._request
@@ -132,6 +133,7 @@ class HttpProtocol(RequestHandler):
         handler = manager.request_handler(request)
         self._current_request = request
         self._messages.popleft()  # what comes while it is handled goes behind it
+        self._alone = True
         try:
             waits_for = handler.send(None)
         except StopIteration as done:
@@ -144,6 +146,7 @@ class HttpProtocol(RequestHandler):
             return False
         finally:
             self._current_request = None
+            self._alone = False
         if self._parser is not None:
             self._parser.message_consumed()
         return True
@@ -171,8 +174,9 @@ class HttpProtocol(RequestHandler):
         return rest_of(handler, waits_for)
 
     def resume_reading(self, resume_parser: bool = True) -> None:
-        """Called each time that a body is read. Where nothing was paused the parser has nothing left."""
-        if self._reading_paused:
+        """Called each time that a body is read: the parser may have kept something of what has come. It has not behind
+        a request that came alone."""
+        if self._reading_paused or not self._alone:
             super().resume_reading(resume_parser)
 
     def set_parser(self, parser: Any, data_received_cb: Callable[[], None] | None = None) -> None:

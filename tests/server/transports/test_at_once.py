@@ -114,23 +114,45 @@ def test_an_answer_that_waits_is_not_overtaken(run, serving, dial, script, toget
     run(scene())
 
 
-def test_a_message_that_waits_is_not_overtaken(run, serving, meet, tmp_path):
-    """The store has to keep a turn before it begins, so that the first `chat` waits for it."""
+class Stubborn:
+    """A model that takes its time to stop."""
 
+    id = name = "openai"
+
+    def __init__(self):
+        self.stopping, self.let_go = asyncio.Event(), asyncio.Event()
+
+    def model(self, model_id):
+        return self
+
+    async def answer(self, messages):
+        yield "Well"
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.stopping.set()
+            await self.let_go.wait()
+
+    async def close(self):
+        pass
+
+
+def test_a_message_that_waits_is_not_overtaken(run, serving, dial, meet):
     async def scene():
-        async with serving(model=QUICK, store=f"sqlite:{tmp_path / 'chats.db'}") as app, meet(app) as peer:
-            for _ in range(20):
-                await peer.say("chat", message="Hi")
-                while not app.chat.tell().running_turns:
-                    await asyncio.sleep(0)
-                await peer.say("typing_start", session_id="elsewhere")
-                await peer.say("ping")
-                heard = [message["type"] for message in await peer.until("pong")]
-                if "response_complete" not in heard:
-                    heard += [message["type"] for message in await peer.until("response_complete")]
-                heard = [kind for kind in heard if kind != "session_update"]
-                assert heard[:2] == ["status", "response_start"]
-                assert heard.index("error") < heard.index("pong")
+        model = Stubborn()
+        async with serving(providers=[model], model="stubborn") as app, dial(app) as wire, meet(app, 2) as (one, two):
+            await one.say("chat", message="Hi")
+            turn_id = (await one.until("chunk"))[-1]["turn_id"]
+            await two.say("cancel", turn_id=turn_id)  # is answered by the end
+            await model.stopping.wait()
+            for number in range(2):
+                await two.say("join_session", session_id=f"unknown-{number}")
+                assert (await wire.ask("GET", "/health")).status == 200  # so it is there by now
+            model.let_go.set()
+            await two.next("response_complete", finish_reason="cancelled")
+            for number in range(2):
+                assert f"unknown-{number}" in (await two.next("error", code="not_found"))["message"]
+            await two.quiet()
 
     run(scene())
 

@@ -66,7 +66,11 @@ class Member(asyncio.Protocol):
 
 def test_a_thousand_members(serving, meet, many_files, monkeypatch):
     encoded = []
-    encode, framer = WebSocket.encode, WebSocket(0).framer
+    opening, encode, framer = WebSocket.opening, WebSocket.encode, WebSocket(0).framer
+
+    def counting_opening(self, turn):
+        encoded.extend((1, 2))
+        return opening(self, turn)
 
     def counting(self, turn, event):
         encoded.append(event.seq)
@@ -76,6 +80,7 @@ def test_a_thousand_members(serving, meet, many_files, monkeypatch):
         encoded.append(seq)
         return framer(turn_id, text, seq, timestamp)
 
+    monkeypatch.setattr(WebSocket, "opening", counting_opening)
     monkeypatch.setattr(WebSocket, "encode", counting)
     monkeypatch.setattr(WebSocket, "framer", staticmethod(counting_framer))
     monkeypatch.setattr("server.connection.CLOSE_SECONDS", 0.5)  # these members do not say goodbye
