@@ -54,13 +54,16 @@ def _is(message, kind, wanted):
 
 @pytest.fixture
 def meet():
-    """`async with meet(app, 2) as (one, two)`: connections that have been greeted."""
+    """`async with meet(app, 2) as (one, two)`: connections that have been greeted. What is not compressed may be taken
+    at once; aiohttp's reader is on the way of everything else (`tests/server/transports/test_websocket_wire.py`)."""
 
     @contextlib.asynccontextmanager
-    async def meeting(server, count=1, **options):
+    async def meeting(server, count=1, compression=None, **options):
         url = (server.http_url if hasattr(server, "http_url") else server.url).replace("http", "ws", 1) + "/ws"
         async with contextlib.AsyncExitStack() as stack:
-            opening = [stack.enter_async_context(connect(url, **options)) for _ in range(count)]
+            opening = [
+                stack.enter_async_context(connect(url, compression=compression, **options)) for _ in range(count)
+            ]
             peers = [Peer(socket) for socket in await asyncio.gather(*opening)]
             for peer in peers:
                 peer.connection_id = (await peer.next("connected"))["connection_id"]
