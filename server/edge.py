@@ -105,7 +105,7 @@ async def read_body(request: web.Request, limit: int) -> bytes:
     content = request.content
     try:
         if content.is_eof():  # the usual case: head and body came together
-            body = content.read_nowait() if not content.at_eof() else b""
+            body = content.read_nowait()
         elif (request.content_length or 0) > limit:
             raise _too_large(limit)
         else:

@@ -51,8 +51,8 @@ class Waiting(Sink):
     half_closed = leave
 
 
-async def wait_for(turn: Turn, protocol: Any) -> None:
-    """Until the turn has ended. The protocol is an `HttpProtocol`."""
+async def until_over(turn: Turn, protocol: Any) -> None:
+    """Wait for the end of a turn, as a client would. The protocol is an `HttpProtocol`."""
     waiting = protocol.sink = Waiting(turn)
     if protocol.half_closed:
         waiting.leave()
@@ -85,7 +85,7 @@ def routes(chat: Chat, everything: Sequence[Route], websocket: Messages) -> list
         asked = await read_chat_request(request, chat.settings.max_message_chars)
         turn = await chat.send(asked, "rest", client_name(request), whole=True)
         if turn.running:
-            await wait_for(turn, request.protocol)
+            await until_over(turn, request.protocol)
         reply = json_reply(answer_of(turn))
         figures.chunks += turn.chunk_count
         figures.bytes += len(reply.body or b"")
