@@ -6,22 +6,12 @@ import json
 import pytest
 
 from server.first_step import rest_of
+from server.http_protocol import HttpProtocol
 from server.models import End
 from server.models.demo import Demo
+from server.transports.websocket import Socket
 
 QUICK = "demo?chunks=3&rate=0"
-
-
-class Tasks:
-    """Counts the tasks that a running server makes."""
-
-    def __init__(self):
-        self.count = 0
-        asyncio.get_running_loop().set_task_factory(self._made)
-
-    def _made(self, loop, coroutine, **options):
-        self.count += 1
-        return asyncio.Task(coroutine, loop=loop, **options)
 
 
 async def told(first, seen):
@@ -75,20 +65,37 @@ def test_the_rest_of_a_coroutine_fails_and_is_cancelled(run):
     run(scene())
 
 
-def test_what_waits_for_nothing_takes_no_task(run, serving, dial, meet):
+def counted(monkeypatch, owner, name):
+    """Count the calls of a method."""
+    calls, method = [], getattr(owner, name)
+
+    def counting(*arguments):
+        calls.append(name)
+        return method(*arguments)
+
+    monkeypatch.setattr(owner, name, counting)
+    return calls
+
+
+def test_what_waits_for_nothing_is_answered_without_aiohttps_task(run, serving, dial, meet, monkeypatch):
+    handled = counted(monkeypatch, HttpProtocol, "_handle")
+    read = counted(monkeypatch, Socket, "receive")
+
     async def scene():
         async with serving(model=QUICK) as app, dial(app) as wire, meet(app) as peer:
-            await wire.ask("GET", "/health")
-            tasks = Tasks()
+            await wire.ask("GET", "/health")  # aiohttp's task has begun by now
+            handled.clear()
             for _ in range(3):
                 assert (await wire.ask("POST", "/chat", {"message": "Hi"})).status == 200
                 assert (await wire.ask("POST", "/chat", {"message": ""})).status == 400
-            assert not tasks.count
+                await peer.say("chat", message="Hi")
+                await peer.until("response_complete")
+            assert not handled and len(read) == 1  # which still waits
             await wire.ask("GET", "/stats")
-            assert tasks.count == 1  # of aiohttp
-            await peer.say("chat", message="Hi")
-            assert len(await peer.until("response_complete")) == 6
-            assert tasks.count == 1
+            await peer.socket.send(b"binary")
+            await peer.until("error")
+            await peer.quiet()
+            assert len(handled) == 1 and len(read) == 2
 
     run(scene())
 
