@@ -1,7 +1,8 @@
 """A coroutine's first step, without a task.
 
-What has nothing to wait for is over with its first step: a task for it takes two passes of the loop more, which is a
-tenth of a `POST /chat`. Until it waits there is no current task, so what `asyncio.timeout` guards is begun in a task.
+What has nothing to wait for is over with its first step. A task for it is two passes of the loop more: of the time to a
+WebSocket's first event that is a tenth. Until it waits there is no current task, so what `asyncio.timeout` guards is
+begun in a task.
 """
 
 from collections.abc import Coroutine, Generator

@@ -6,7 +6,7 @@
 4. What a WebSocket's client may not send is not parsed (`server.client_frames`).
 5. A client that says no more still gets the answers to what it has asked. aiohttp takes it for one that has left.
 6. A request that is there in full is handled at once where its route allows that: aiohttp's way to a handler and back
-   are two tasks and four passes of the loop. What has to wait goes on in its task.
+   are a task and three passes of the loop. What has to wait goes on there.
 """
 
 import asyncio
@@ -164,7 +164,7 @@ class HttpProtocol(RequestHandler):
             self.transport.close()
 
     def _request(self, *parts: Any) -> web.BaseRequest:
-        """aiohttp's task asks for what it will have handled."""
+        """What aiohttp's task is to have handled: a new request, or the one that has begun."""
         return self._begun[0] if self._begun is not None else cast(Any, self._manager).request_factory(*parts)
 
     def _handle(self, request: web.BaseRequest) -> Awaitable[web.StreamResponse]:
