@@ -41,7 +41,6 @@ class Asking:
     """One turn, from its beginning to its end."""
 
     __slots__ = (
-        "_awaited",
         "_begun",
         "_cancel",
         "_desk",
@@ -56,15 +55,12 @@ class Asking:
         "turn",
     )
 
-    def __init__(
-        self, desk: Desk, turn: Turn, session: Session, model: Model, messages: Sequence[Message], awaited: bool
-    ) -> None:
+    def __init__(self, desk: Desk, turn: Turn, session: Session, model: Model, messages: Sequence[Message]) -> None:
         self.turn = turn
         self.session = session
         self._desk = desk
         self._model = model
         self._messages = messages
-        self._awaited = awaited  # the end is, and nothing before
         self._cancel: Callable[[], object] = _nothing  # stops the model
         self._begun = self._stopped = self._over = False
         self._failure: ChatError | None = None
@@ -72,8 +68,8 @@ class Asking:
         self.key: Key | None = None
         turn.stop = self.stop
 
-    def begin(self, key: Key | None) -> None:
-        """Take the session and ask the store to keep the turn; `begun` tells how that went."""
+    def begin(self, key: Key | None, whole: bool) -> None:
+        """Take the session and ask the store to keep the turn; `begun` tells how it went. `whole`: see `Chat.send`."""
         self.key = key
         turn, session, info = self.turn, self.session, self.turn.info
         self._desk.sessions.hold(session)
@@ -88,7 +84,7 @@ class Asking:
 
         def done(failure: ChatError | None) -> None:
             if failure is None:
-                self._start()
+                self._start(whole)
             else:
                 session.model = previous
                 self._refuse(failure)
@@ -124,7 +120,7 @@ class Asking:
         turn.stored += len(fresh) // 2
         return part
 
-    def _start(self) -> None:
+    def _start(self, whole: bool) -> None:
         turn, session = self.turn, self.session
         self._begun = True
         self._desk.stats.begun()
@@ -151,9 +147,9 @@ class Asking:
         self._wake()
         settings, model = self._desk.settings, self._model
         loop = asyncio.get_running_loop()
-        # The model is asked in the next pass of the loop, so that the first events do not wait for it.
+        # Where somebody waits for the first events, the model is asked in the next pass of the loop, behind them.
         if isinstance(model, Pushing) and not settings.chunk_words and not settings.verbose:
-            if self._awaited:
+            if whole:
                 self._push(model)
             else:
                 loop.call_soon(self._push, model)

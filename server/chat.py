@@ -92,7 +92,7 @@ class Chat:
     ) -> Turn:
         """Begin a turn with a (checked) request, or attach to the one that the same idempotency key has begun. When
         this returns, the message is stored and the model is being asked, whether or not the caller is still there.
-        Without `make`, an unknown session is `not_found`; `whole` is who waits for the end and shows nothing before."""
+        Without `make`, an unknown session is `not_found`; with `whole`, only the end is waited for and shown."""
         self.stats.asked(transport)
         try:
             if request.idempotency_key is None:
@@ -133,13 +133,12 @@ class Chat:
                 "The session is answering already: wait for that turn to end, follow it, or cancel it.",
                 turn_id=session.turn.id if session.turn is not None else None,
             )
-        model = model or self.catalog.model(session.model)
-        asking = self._asking(session, model, request.message, transport, client, whole)
+        asking = self._asking(session, model or self.catalog.model(session.model), request.message, transport, client)
         turn = asking.turn
         if key is not None:
             self._keys[key] = turn.id
         self._running[turn.id] = asking
-        asking.begin(key)
+        asking.begin(key, whole)
         self._checkpoints.one_more()
         await asking.begun()
         return turn
@@ -203,7 +202,7 @@ class Chat:
             self.admit_reader()
         return turn
 
-    def _asking(self, session: Session, model: Model, message: str, transport: str, client: str, whole: bool) -> Asking:
+    def _asking(self, session: Session, model: Model, message: str, transport: str, client: str) -> Asking:
         settings = self.settings
         turn_id = ids.turn_id()
         messages: list[Message] = [*session.messages, Message("user", message)]
@@ -218,7 +217,7 @@ class Chat:
             heartbeat=settings.heartbeat,
             outbox=self._outbox,
         )
-        return Asking(self._desk, turn, session, model, kept, whole)
+        return Asking(self._desk, turn, session, model, kept)
 
     def _turn_ended(self, asking: Asking) -> None:
         turn = asking.turn
@@ -258,6 +257,7 @@ class Chat:
         return await self._sessions.get(check_session_id(session_id))
 
     async def session_of(self, turn: Turn) -> Session:
+        """The session of a turn; of one that runs it is at hand."""
         asking = self._running.get(turn.id)
         return asking.session if asking is not None else await self.session(turn.session_id)
 

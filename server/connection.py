@@ -94,8 +94,8 @@ class Connection(Sink):
 
     __slots__ = (
         "_beat_timer", "_chat", "_client", "_closing", "_drained", "_framing", "_hearing", "_hub", "_left", "_protocol",
-        "_readers", "_sessions", "_stopped", "_task", "_transport", "_unread",
-        "_updates", "_ws", "connection_id", "writer",
+        "_readers", "_sessions", "_stopped", "_task", "_transport", "_unread", "_updates", "_ws", "connection_id",
+        "writer",
     )  # fmt: skip
 
     def __init__(
