@@ -16,6 +16,7 @@ from typing import NamedTuple
 from proto.errors import ChatError
 from proto.events import Complete, Error, Usage
 from server import logs, pieces
+from server.clock import whole_microseconds
 from server.models import End, Message, Model, Pushing
 from server.sessions import Session, Sessions
 from server.settings import Settings
@@ -242,8 +243,8 @@ class Asking:
         if end is not None:
             first = turn.time_to_first_chunk
             terminal = Complete(
-                turn.chunk_count, round(seconds, 6), session.message_count, session.id, now, turn.id, seq,
-                end.finish_reason, usage, None if first is None else round(first, 6), sha256(text),
+                turn.chunk_count, whole_microseconds(seconds), session.message_count, session.id, now, turn.id, seq,
+                end.finish_reason, usage, None if first is None else whole_microseconds(first), sha256(text),
             )  # fmt: skip
             stats.answered(turn.transport, seconds, first, usage)
         else:

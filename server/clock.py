@@ -4,6 +4,7 @@ import time
 from datetime import UTC, datetime
 from email.utils import formatdate
 
+_DIGITS = [f"{number:03}" for number in range(1000)]  # ready-made, a timestamp takes half the time
 _second = -1
 _until_second = ""
 _dated = -1
@@ -16,7 +17,12 @@ def timestamp() -> str:
     second, microseconds = divmod(time.time_ns() // 1000, 1_000_000)
     if second != _second:
         _second, _until_second = second, datetime.fromtimestamp(second, UTC).isoformat()[:19]
-    return f"{_until_second}.{microseconds:06d}+00:00"
+    return f"{_until_second}.{_DIGITS[microseconds // 1000]}{_DIGITS[microseconds % 1000]}+00:00"
+
+
+def whole_microseconds(seconds: float) -> float:
+    """A time span without what is below a microsecond; `round` takes twice as long."""
+    return int(seconds * 1_000_000 + 0.5) / 1_000_000
 
 
 def rfc3339(seconds: float) -> str:

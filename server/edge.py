@@ -18,7 +18,7 @@ from proto.errors import ChatError
 from proto.requests import ChatRequest, chat_request, invalid, json_object
 from server.access import Access
 from server.http_protocol import started
-from server.reply import Reply, common_fields, problem
+from server.reply import Reply, allow, problem
 
 log = logging.getLogger(__name__)
 
@@ -38,12 +38,6 @@ def max_body_bytes(max_message_chars: int) -> int:
     return 12 * max_message_chars + 16 * 1024
 
 
-def _allow(request: web.BaseRequest, origin: str) -> None:
-    """Have the answer say that a page of this foreign origin may read it."""
-    allowed = {"Access-Control-Allow-Origin": origin, "Access-Control-Expose-Headers": EXPOSED, "Vary": "Origin"}
-    common_fields(request).update(allowed)
-
-
 def edge(access: Access, exact: Mapping[tuple[str, str], Handler], others: Handler) -> Handler:
     """What every request passes: Host, Origin, the way to its handler, errors. `exact` are the handlers of the methods
     and paths that have no parameter: where one is found at once, a `POST /chat` takes a twenty-fifth fewer instructions
@@ -55,7 +49,7 @@ def edge(access: Access, exact: Mapping[tuple[str, str], Handler], others: Handl
             if "Origin" in request.headers:
                 origin = access.check(request.headers)
                 if origin is not None:
-                    _allow(request, origin)
+                    allow(request, origin, EXPOSED)
                 if request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers:
                     return _preflight()
             return await exact.get((request.method, request.rel_url.raw_path), others)(request)

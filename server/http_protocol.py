@@ -7,6 +7,7 @@
 5. A client that says no more still gets the answers to what it has asked. aiohttp takes it for one that has left.
 6. A request that is there in full is handled at once where its route allows that: aiohttp's way to a handler and back
    are a task and three passes of the loop. What has to wait goes on there.
+7. The head that such a request has in common with the one before it is not parsed again (`server.known_head`).
 """
 
 import asyncio
@@ -25,6 +26,7 @@ from server import lane
 from server.client_frames import ClientFrames
 from server.direct import DirectWriter
 from server.first_step import rest_of
+from server.known_head import KnownHead, known_head
 from server.reply import Reply, problem
 
 log = logging.getLogger(__name__)
@@ -64,8 +66,8 @@ class HttpProtocol(RequestHandler):
     """aiohttp's own, with what it leaves open."""
 
     __slots__ = (
-        "_alone", "_at_once", "_begun", "_body", "_going_down", "_head_timer", "_stall_timer", "_torn", "client_frames",
-        "direct", "half_closed", "sink",
+        "_alone", "_at_once", "_begun", "_body", "_even", "_going_down", "_head_timer", "_known", "_stall_timer",
+        "_torn", "client_frames", "direct", "half_closed", "sink",
     )  # fmt: skip
 
     direct: DirectWriter
@@ -83,6 +85,8 @@ class HttpProtocol(RequestHandler):
         self._going_down = going_down  # whether the server is
         self._at_once = at_once
         self._alone = False  # the request that is being handled
+        self._even = True  # each time that something has come it was one whole request
+        self._known: KnownHead | None = None  # of the last one
         # A request, its handler, and what that waits for.
         self._begun: tuple[web.BaseRequest, Coroutine[Any, Any, web.StreamResponse], Any] | None = None
         self._request_factory = self._request
@@ -101,19 +105,40 @@ class HttpProtocol(RequestHandler):
 
     def data_received(self, data: bytes) -> None:
         waiter, self._waiter = self._waiter, None  # aiohttp's task is not to know of what is answered here
-        try:
-            super().data_received(data)
-        finally:
-            self._waiter = waiter
+        known = self._known
+        if data:  # aiohttp asks with nothing whether the parser has kept something
+            self._known = None
+        idle = waiter is not None and not waiter.done() and not self._close and not self._force_close
+        body = known.again(data) if known is not None and idle else None
+        if known is not None and body is not None:
+            self._known, self._body, self._waiter = known, body, waiter
+            self._messages.append((known.message, body))
+            self._request_count += 1
+        else:
+            try:
+                self._parse(data)
+            finally:
+                self._waiter = waiter
+        if self._messages and waiter is not None and not waiter.done() and not self._answered() and not waiter.done():
+            waiter.set_result(None)
+
+    def _parse(self, data: bytes) -> None:
+        before = len(self._messages)
+        super().data_received(data)
+        head = None
         if self._messages:
             message, body = self._messages[-1]
             if not isinstance(message, _ErrInfo):
                 self._body = body
+                if self._even and len(self._messages) == before + 1:
+                    head = known_head(data, message, body)
+                    if (message.method, message.path) in self._at_once:
+                        self._known = head
             elif not self._body.is_eof():
                 self._spoil_body()
+        if data:
+            self._even = head is not None
         self._torn = not self._messages and self._current_request is None
-        if self._messages and waiter is not None and not waiter.done() and not self._answered() and not waiter.done():
-            waiter.set_result(None)
 
     def _answered(self) -> bool:
         """Whether the request that has come is answered, or has broken: else it is for aiohttp's task."""

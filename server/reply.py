@@ -9,6 +9,7 @@
 import itertools
 import secrets
 from collections.abc import Mapping
+from http import HTTPStatus
 from typing import Any
 
 from aiohttp import web
@@ -25,20 +26,35 @@ JSON_TYPE = "application/json; charset=utf-8"
 PROBLEM_TYPE = "application/problem+json"
 SERVER = f"fivewire/{VERSION}"
 
-_COMMON: web.RequestKey[dict[str, str]] = web.RequestKey("common_fields")
+_ID: web.RequestKey[str] = web.RequestKey("request_id")
+_ALLOWED: web.RequestKey[dict[str, str]] = web.RequestKey("allowed")
+_STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in HTTPStatus}
 _prefix = secrets.token_hex(4)
 _numbers = itertools.count(1)
 
 
+def request_id(request: web.BaseRequest) -> str:
+    """The caller's, if sane, else made; the same for the life of the request."""
+    if len(request) and _ID in request:
+        return request[_ID]
+    made = request[_ID] = _request_id(request)
+    return made
+
+
+def _request_id(request: web.BaseRequest) -> str:
+    return sane_request_id(request.headers.get("X-Request-Id")) or f"{_prefix}-{next(_numbers):x}"
+
+
+def allow(request: web.BaseRequest, origin: str, exposed: str) -> None:
+    """Have the answer say that a page of this foreign origin may read it, and these of its fields."""
+    request[_ALLOWED] = {
+        "Access-Control-Allow-Origin": origin, "Access-Control-Expose-Headers": exposed, "Vary": "Origin"
+    }  # fmt: skip
+
+
 def common_fields(request: web.BaseRequest) -> dict[str, str]:
-    """The fields of whatever this request gets. Its id is the caller's, if sane, else made; the same for the life of
-    the request."""
-    try:
-        return request[_COMMON]
-    except KeyError:
-        request_id = sane_request_id(request.headers.get("X-Request-Id")) or f"{_prefix}-{next(_numbers):x}"
-        fields = request[_COMMON] = {"X-Request-Id": request_id, "Server": SERVER}
-        return fields
+    """What an answer carries that aiohttp writes: the handshake of a WebSocket."""
+    return {**request.get(_ALLOWED, {}), "X-Request-Id": request_id(request), "Server": SERVER}
 
 
 class Reply(web.StreamResponse):
@@ -46,7 +62,8 @@ class Reply(web.StreamResponse):
 
     def __init__(self, body: bytes | None, fields: Mapping[str, str], status: int = 200) -> None:
         """Without a body (None) it has no `Content-Length` either: a stream, or a status that allows none."""
-        super().__init__(status=status)
+        # aiohttp's fields, cookies and state are not made: nobody asks for them.
+        self._status = status
         self.body = body
         self.fields = dict(fields)
         self._last = False  # on its connection
@@ -56,21 +73,26 @@ class Reply(web.StreamResponse):
         """Status line and fields, to be sent now."""
         protocol: Any = request.protocol  # an HttpProtocol
         self._writer = request.writer
-        fields = self.fields
-        fields.update(common_fields(request))
-        fields["Date"] = http_date()
-        if self.body is not None:
-            fields["Content-Length"] = str(len(self.body))
         spoilt = request.content.exception() is not None  # nobody knows where the next request would begin
         self._last = self._last or spoilt or not request.keep_alive or protocol.leaving()
+        fields, body = self.fields, self.body
+        made = _request_id
+        if len(request):  # something is known of it; that costs more to find out than all the rest
+            fields.update(request.get(_ALLOWED, {}))
+            made = request_id
         if self._last:
             fields["Connection"] = "close"
         elif request.version < (1, 1):
             fields["Connection"] = "keep-alive"
-        lines = "".join([f"{name}: {value}\r\n" for name, value in fields.items()])
-        if not lines.count("\n") == lines.count("\r") == len(fields):
+        length = "" if body is None else f"Content-Length: {len(body)}\r\n"
+        own = "".join([f"{name}: {value}\r\n" for name, value in fields.items()])
+        lines = (
+            f"{_STATUS_LINES[self._status]}{own}X-Request-Id: {made(request)}\r\nServer: {SERVER}\r\n"
+            f"Date: {http_date()}\r\n{length}\r\n"
+        )
+        if not lines.count("\n") == lines.count("\r") == len(fields) + 5 + (body is not None):
             raise ValueError("a line break in a field's value")
-        return f"HTTP/1.1 {self.status} {self.reason}\r\n{lines}\r\n".encode("utf-8", "surrogateescape")
+        return lines.encode("utf-8", "surrogateescape")
 
     def send(self, request: web.BaseRequest) -> None:
         """The whole of it, unless it is a stream, which has been sent."""
@@ -111,7 +133,7 @@ def problem(error: ChatError, request: web.BaseRequest) -> Reply:
     """An error as problem+json."""
     word = Problem(
         "about:blank", CODES[error.code].title, error.http, error.message, error.code, error.retryable,
-        common_fields(request)["X-Request-Id"], error.turn_id,
+        request_id(request), error.turn_id,
     )  # fmt: skip
     fields = {"Content-Type": PROBLEM_TYPE, "Cache-Control": "no-store"}
     if error.retry_after is not None:

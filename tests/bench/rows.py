@@ -104,9 +104,8 @@ def fan_out(server: Server, transport: str, sizes: Sizes) -> Figures:
 def requests(server: Server, transport: str, sizes: Sizes) -> Figures:
     """POST /chat, a turn of ten pieces in a new session; or GetSessionInfo over gRPC."""
     if transport != "unary":
-        request = wire.post_chat("demo?chunks=10&rate=0")
-        asked = load.requested(server.pid, server.port_of(transport), "ndjson", lambda _: request, 16, sizes.window)
-        return asked._asdict()
+        post = cache(lambda number: wire.post_chat("demo?chunks=10&rate=0", number))
+        return load.requested(server.pid, server.port_of(transport), "ndjson", post, 16, sizes.window)._asdict()
     port = server.port_of("grpc")
     connection, _, session_id = load.begun(port, "grpc", "demo?chunks=1&rate=0")
     connection.close()

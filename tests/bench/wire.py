@@ -27,12 +27,13 @@ def http_request(method: str, path: str, accept: str, body: bytes = b"") -> byte
     return f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nAccept: {accept}\r\n{kind}\r\n".encode() + body
 
 
-def chat_body(model: str) -> bytes:
-    return json.dumps({"message": MESSAGE, "model_id": model}).encode()
+def chat_body(model: str, number: int) -> bytes:
+    """People do not say the same twice: what is sent over a connection one after the other is of different lengths."""
+    return json.dumps({"message": MESSAGE + "?" * (number % 32), "model_id": model}).encode()
 
 
-def post_chat(model: str) -> bytes:
-    return http_request("POST", "/chat", "application/json", chat_body(model))
+def post_chat(model: str, number: int) -> bytes:
+    return http_request("POST", "/chat", "application/json", chat_body(model, number))
 
 
 def ws_text(value: dict[str, object]) -> bytes:
@@ -92,7 +93,7 @@ def ask(transport: str, model: str, stream: int = 1) -> bytes:
     if transport == "websocket":
         session_id = secrets.token_hex(8)  # a new one, as on the other transports; else the connection's goes on
         return ws_text({"type": "chat", "message": MESSAGE, "model_id": model, "session_id": session_id})
-    return http_request("POST", "/chat/stream", _ACCEPT[transport], chat_body(model))
+    return http_request("POST", "/chat/stream", _ACCEPT[transport], chat_body(model, stream))
 
 
 def follow(transport: str, turn_id: str) -> bytes:

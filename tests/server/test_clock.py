@@ -3,6 +3,8 @@
 import time
 from datetime import UTC, datetime
 
+import pytest
+
 from server import clock
 
 STAMPS = {
@@ -34,3 +36,10 @@ def test_the_date_is_that_of_http(monkeypatch):
     moments = iter([*days, *days, *reversed(days)])
     monkeypatch.setattr(time, "time", lambda: next(moments))
     assert [clock.http_date() for _ in range(6)] == [*days.values(), *days.values(), *reversed(days.values())]
+
+
+def test_time_spans_are_told_to_the_microsecond():
+    for number in range(1, 200_000, 37):
+        seconds = number * 1.234567e-7
+        assert clock.whole_microseconds(seconds) == pytest.approx(seconds, rel=0, abs=0.500001e-6)
+        assert clock.whole_microseconds(seconds) == round(clock.whole_microseconds(seconds), 6)

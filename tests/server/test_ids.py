@@ -1,6 +1,7 @@
 """The names of turns, sessions and connections: of the promised form, and never twice."""
 
 import re
+from collections import Counter
 
 import pytest
 
@@ -8,16 +9,17 @@ from proto.requests import check_session_id, check_turn_id
 from server import ids
 
 FORMS = {
-    ids.turn_id: r"[A-Za-z0-9_-]{24}",
-    ids.session_id: r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}",
-    ids.connection_id: r"[0-9a-f]{16}",
+    "turn_id": r"[A-Za-z0-9_-]{24}",
+    "session_id": r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}",
+    "connection_id": r"[0-9a-f]{16}",
 }
 
 
-@pytest.mark.parametrize("make", FORMS, ids=lambda make: make.__name__)
-def test_names_are_new_and_of_their_form(make):
+@pytest.mark.parametrize("kind", FORMS)
+def test_names_are_new_and_of_their_form(kind):
+    make = getattr(ids, kind)
     names = [make() for _ in range(2000)]  # more than are drawn at once
-    assert all(re.fullmatch(FORMS[make], name) for name in names)
+    assert all(re.fullmatch(FORMS[kind], name) for name in names)
     assert len(set(names)) == len(names)
     assert {char for name in names for char in name} >= set("0123456789abcdef")
 
@@ -29,3 +31,11 @@ def test_the_edge_takes_them():
 def test_names_of_different_kinds_share_no_drawn_characters():
     pieces = [ids.connection_id() if number % 2 else ids.session_id().replace("-", "") for number in range(1000)]
     assert len({piece[:12] for piece in pieces}) == len(pieces)
+
+
+def test_of_a_uuid_all_but_version_and_variant_is_random():
+    names = [ids.session_id() for _ in range(5000)]
+    for place in range(36):
+        told = 1 if place in (8, 13, 14, 18, 23) else 4 if place == 19 else 16
+        counts = Counter(name[place] for name in names)
+        assert len(counts) == told and min(counts.values()) > 0.7 * 5000 / told
