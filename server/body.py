@@ -52,13 +52,13 @@ class Chunked(BodyFraming):
         self.name = plain.name
         self.content_type = plain.content_type
         self.head = chunked(plain.head)
+        self.beats = plain.beats
 
     def encode(self, turn: Turn, event: Event) -> bytes:
         return chunked(self.plain.encode(turn, event))
 
-    def heartbeat(self) -> bytes | None:
-        beat = self.plain.heartbeat()
-        return None if beat is None else chunked(beat)
+    def heartbeat(self) -> bytes:
+        return chunked(self.plain.heartbeat())
 
     def tail(self, late: bool) -> bytes:
         return chunked(self.plain.tail(late))
@@ -113,16 +113,15 @@ class BodyReader(Sink):
     def half_closed(self) -> None:
         """A peer that has left answers a sign of life with a reset, at which the next one fails. Where there is no such
         sign, nothing would tell for as long as the model is silent: such a peer is taken for one that has left."""
-        if self.framing.heartbeat() is None:
+        if not self.framing.beats:
             self._transport.close()
             return
         for times in (1, 2):
             asyncio.get_running_loop().call_later(times * PROBE_SECONDS, self._probe)
 
     def _probe(self) -> None:
-        beat = self.framing.heartbeat()
-        if beat is not None and self.follower is not None:
-            self.writer.write(beat)
+        if self.follower is not None:
+            self.writer.write(self.framing.heartbeat())
 
     def pause(self) -> None:
         if self.follower is not None:

@@ -104,6 +104,9 @@ class HttpProtocol(RequestHandler):
         self._head_timer = self._loop.call_later(HEAD_SECONDS, self._too_slow)
 
     def data_received(self, data: bytes) -> None:
+        if self._payload_parser is not None:  # a WebSocket's
+            super().data_received(data)
+            return
         waiter, self._waiter = self._waiter, None  # aiohttp's task is not to know of what is answered here
         known = self._known
         if data:  # aiohttp asks with nothing whether the parser has kept something

@@ -41,6 +41,7 @@ class Framing(ABC):
     """How events become bytes on a transport. One object per framing and process: it is the identity of a lane."""
 
     name: str
+    beats = False  # whether a silent stream needs a sign of life, because the transport has none of its own
 
     @abstractmethod
     def encode(self, turn: "Turn", event: Event) -> bytes: ...
@@ -62,9 +63,9 @@ class Framing(ABC):
         """What the `framer` needs of a turn."""
         return turn
 
-    def heartbeat(self) -> bytes | None:
-        """A sign of life for a silent stream, where the transport has none of its own."""
-        return None
+    def heartbeat(self) -> bytes:
+        """That sign of life."""
+        return b""
 
 
 class Reader(Protocol):

@@ -302,7 +302,7 @@ class Turn(_Hot):
             follower.pause()
         else:
             follower.catch_up()
-        if self._beat_timer is None and self.terminal is None and self._heartbeat:
+        if framing.beats and self._beat_timer is None and self.terminal is None and self._heartbeat:
             self._beat_timer = asyncio.get_running_loop().call_later(self._heartbeat, self._beat)
         return follower
 
@@ -356,16 +356,15 @@ class Turn(_Hot):
         self.stop()
 
     def _beat(self) -> None:
-        """After so much silence, a sign of life to every live reader; one timer per turn, none per chunk."""
+        """After so much silence, a sign of life to every reader that needs one; one timer per turn, none per chunk."""
         silence = time.time() - seconds_of(self._said[-1] if self._said else self.info.timestamp)
         wait = min(self._heartbeat, self._heartbeat - silence)  # the clock may have been set back
         if wait <= 0.001:
             wait = self._heartbeat
             for lane in self._lanes:
-                beat = lane.framing.heartbeat()
-                if beat is not None:
+                if lane.framing.beats:
                     lane.flush()
-                    lane.to_all(beat)
+                    lane.to_all(lane.framing.heartbeat())
         self._beat_timer = asyncio.get_running_loop().call_later(wait, self._beat) if self._lanes else None
 
 

@@ -21,11 +21,12 @@ class Ndjson(TextFraming):
     name = "ndjson"
     content_type = ndjson.CONTENT_TYPE
     end = ndjson.END
+    beats = True
 
     def encode(self, turn: Turn, event: Event) -> bytes:
         return ndjson.encode(event)
 
-    def heartbeat(self) -> bytes | None:
+    def heartbeat(self) -> bytes:
         return ndjson.encode(Heartbeat(timestamp()))
 
 
@@ -37,11 +38,12 @@ class Sse(TextFraming):
     start = sse.START
     end = sse.END
     head = sse.RETRY
+    beats = True
 
     def encode(self, turn: Turn, event: Event) -> bytes:
         return sse.encode(event)
 
-    def heartbeat(self) -> bytes | None:
+    def heartbeat(self) -> bytes:
         return sse.KEEP_ALIVE
 
 

@@ -34,6 +34,7 @@ class Counted(Framing):
     """A framing that counts how often each event is encoded."""
 
     name = "ndjson"
+    beats = True
 
     def __init__(self) -> None:
         self.encoded: dict[int, int] = {}
@@ -42,7 +43,7 @@ class Counted(Framing):
         self.encoded[event.seq] = self.encoded.get(event.seq, 0) + 1
         return ndjson.encode(event)
 
-    def heartbeat(self) -> bytes | None:
+    def heartbeat(self) -> bytes:
         return ndjson.encode(Heartbeat("now"))
 
 
