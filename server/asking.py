@@ -18,7 +18,7 @@ from proto.events import Complete, Error, Usage
 from server import logs, pieces
 from server.clock import whole_microseconds
 from server.models import End, Message, Model, Pushing
-from server.sessions import Session, Sessions
+from server.sessions import Member, Session, Sessions
 from server.settings import Settings
 from server.stats import Stats
 from server.stores import Key, Part, SavedTurn, Store
@@ -69,8 +69,9 @@ class Asking:
         self.key: Key | None = None
         turn.stop = self.stop
 
-    def begin(self, key: Key | None, whole: bool) -> None:
-        """Take the session and ask the store to keep the turn; `begun` tells how it went. `whole`: see `Chat.send`."""
+    def begin(self, key: Key | None, asker: Member | None, whole: bool) -> None:
+        """Take the session and ask the store to keep the turn; `begun` tells how it went. For `asker` and `whole` see
+        `Chat.send`."""
         self.key = key
         turn, session, info = self.turn, self.session, self.turn.info
         self._desk.sessions.hold(session)
@@ -85,7 +86,7 @@ class Asking:
 
         def done(failure: ChatError | None) -> None:
             if failure is None:
-                self._start(whole)
+                self._start(asker, whole)
             else:
                 session.model = previous
                 self._refuse(failure)
@@ -121,20 +122,23 @@ class Asking:
         turn.stored += len(fresh) // 2
         return part
 
-    def _start(self, whole: bool) -> None:
+    def _start(self, asker: Member | None, whole: bool) -> None:
         turn, session = self.turn, self.session
         self._begun = True
-        self._desk.stats.begun()
-        session.say(self._messages[-1])
-        if not session.stored:
-            self._desk.sessions.was_stored(session)
-            self._desk.stats.sessions_created += 1
         turn.begin()
         if session.members:
             said = {"message_count": session.message_count, "last_message_preview": logs.preview(turn.message)}
             session.tell("message_added", {**said, "turn_id": turn.id})
             for member in tuple(session.members):
                 member.turn_started(turn)
+        if asker is not None and asker not in session.members:
+            asker.turn_started(turn)
+        # The first events are on their way; the rest can wait for them.
+        self._desk.stats.begun()
+        session.say(self._messages[-1])
+        if not session.stored:
+            self._desk.sessions.was_stored(session)
+            self._desk.stats.sessions_created += 1
         if logs.heard():
             logs.tell(
                 "stream_started",

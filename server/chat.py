@@ -88,33 +88,29 @@ class Chat:
     # Turns
 
     async def send(
-        self, request: ChatRequest, transport: str, client: str, *, make: bool = True, whole: bool = False
-    ) -> Turn:
+        self, request: ChatRequest, transport: str, client: str, asker: Member | None = None, *,
+        make: bool = True, whole: bool = False,
+    ) -> Turn:  # fmt: skip
         """Begin a turn with a (checked) request, or attach to the one that the same idempotency key has begun. When
-        this returns, the message is stored and the model is being asked, whether or not the caller is still there.
-        Without `make`, an unknown session is `not_found`; with `whole`, only the end is waited for and shown."""
+        this returns, the message is stored and the model is being asked, whether or not the caller is still there. An
+        asker is shown the turn as members are, the moment it begins. Without `make`, an unknown session is `not_found`;
+        with `whole`, only the end is waited for and shown."""
         self.stats.asked(transport)
         try:
             if request.idempotency_key is None:
-                return await self._begin(request, None, transport, client, make, whole)
-            return await self._attach(request, request.idempotency_key, transport, client, make, whole)
+                return await self._begin(request, None, transport, client, asker, make, whole)
+            key = Key(request.session_id or f"client {client}", request.idempotency_key)
+            async with self._locks.setdefault(key, asyncio.Lock()):
+                known = await self._keyed(key, request.message)
+                return known or await self._begin(request, key, transport, client, asker, make, whole)
         except Exception:  # not where the caller has left: the turn may begin all the same
             self.stats.refused()
             raise
 
-    async def _attach(
-        self, request: ChatRequest, name: str, transport: str, client: str, make: bool, whole: bool
-    ) -> Turn:
-        """To the turn that the key of this name has begun; else it begins one."""
-        key = Key(request.session_id or f"client {client}", name)
-        lock = self._locks.setdefault(key, asyncio.Lock())
-        async with lock:
-            known = await self._keyed(key, request.message)
-            return known or await self._begin(request, key, transport, client, make, whole)
-
     async def _begin(
-        self, request: ChatRequest, key: Key | None, transport: str, client: str, make: bool, whole: bool
-    ) -> Turn:
+        self, request: ChatRequest, key: Key | None, transport: str, client: str, asker: Member | None,
+        make: bool, whole: bool,
+    ) -> Turn:  # fmt: skip
         self.admit()
         model = self.catalog.model(request.model_id) if request.model_id is not None else None
         session = None
@@ -138,7 +134,7 @@ class Chat:
         if key is not None:
             self._keys[key] = turn.id
         self._running[turn.id] = asking
-        asking.begin(key, whole)
+        asking.begin(key, asker, whole)
         self._checkpoints.one_more()
         await asking.begun()
         return turn

@@ -195,11 +195,11 @@ class Connection(Sink):
             request = request._replace(session_id=next(reversed(self._sessions)))
         if request.session_id not in self._sessions:
             check_joined(len(self._sessions))
-        turn = await self._chat.send(request, "websocket", self._client)
+        turn = await self._chat.send(request, "websocket", self._client, self)
         if turn.session_id not in self._sessions:
             self._enter(await self._chat.session_of(turn))
-        if turn.id not in self._readers:
-            self._follow(turn, 0)  # an idempotency key has led to one that has ended
+        if request.idempotency_key is not None and turn.id not in self._readers:
+            self._follow(turn, 0)  # the key has led to one that has ended
 
     async def _join(self, session_id: str) -> None:
         if session_id not in self._sessions:

@@ -288,10 +288,10 @@ class Turn(_Hot):
         and will say so when it is not."""
         after = self.check_cursor(after)
         framing = reader.framing
-        for lane in self._lanes:
-            if lane.framing is framing:
-                break
-        else:
+        lane = self._lane
+        while lane is not None and lane.framing is not framing:
+            lane = lane.next
+        if lane is None:
             counter = Counter() if self._observer is None else self._observer.counter(framing)
             lane = self._lane = Lane(self, framing, self._outbox, counter, self._lane)
         follower = reader.follower = Follower(self, reader, after, lane)

@@ -1,8 +1,9 @@
 """Measures this server beside its peers and the limit: `python -m tests.bench --help`.
 
 1. Servers run on one core and the load generator (this process) on another; the servers that are not being asked wait.
-2. Rounds are interleaved: each measure asks every server in turn, then comes the next round. Figures are medians; only
-   ratios within one run mean anything.
+2. Rounds are interleaved: each measure asks every server in turn, then comes the next round, with new processes: the
+   same code can be half as fast again in one as in another, for as long as that lives. Figures are medians; only ratios
+   within one run mean anything.
 3. All servers send the same events with the same fields, texts of the same sizes, at the same pace.
 """
 
@@ -41,7 +42,7 @@ def options() -> argparse.Namespace:
 
 
 class Bench:
-    """The servers, started when they are first needed, and what was measured of them."""
+    """The servers, started when they are first needed in a round, and what was measured of them."""
 
     def __init__(self, sizes: Sizes, only: list[str]) -> None:
         self.sizes, self.only = sizes, set(only)
@@ -50,14 +51,15 @@ class Bench:
         self.failures = 0
 
     def run(self) -> None:
-        try:
-            for number in range(self.sizes.rounds):
+        for number in range(self.sizes.rounds):
+            try:
                 for measure in MEASURES:
                     if not (measure.fresh and number):
                         self.measure(measure, number)
-        finally:
-            for server in self.servers.values():
-                server.stop()
+            finally:
+                for server in self.servers.values():
+                    server.stop()
+                self.servers.clear()
 
     def chosen(self, names: tuple[str, ...]) -> list[str]:
         return [name for name in names if name in self.only] or list(names)

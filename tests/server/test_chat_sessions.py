@@ -131,20 +131,21 @@ def test_sessions_are_listed_newest_activity_first_in_pages(run: Any, opened: Op
     run(test())
 
 
+class Listener:
+    connection_id = "c1"
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, Any]] = []
+        self.turns: list[Turn] = []
+
+    def turn_started(self, turn: Turn) -> None:
+        self.turns.append(turn)
+
+    def updated(self, session_id: str, update_type: str, fields: Any) -> None:
+        self.told.append((update_type, fields))
+
+
 def test_members_are_told(run: Any, opened: Open, script: Any) -> None:
-    class Listener:
-        connection_id = "c1"
-
-        def __init__(self) -> None:
-            self.told: list[tuple[str, Any]] = []
-            self.turns: list[Turn] = []
-
-        def turn_started(self, turn: Turn) -> None:
-            self.turns.append(turn)
-
-        def updated(self, session_id: str, update_type: str, fields: Any) -> None:
-            self.told.append((update_type, fields))
-
     async def test() -> None:
         models = script()
         async with opened(models) as chat:
@@ -163,6 +164,32 @@ def test_members_are_told(run: Any, opened: Open, script: Any) -> None:
             kinds = [kind for kind, _ in first.told]
             assert kinds == ["message_added", "user_joined", "user_disconnected", "session_cleared", "session_deleted"]
             assert first.told[0][1]["last_message_preview"] == "Hello"
+
+    run(test())
+
+
+def test_an_asker_is_shown_the_turn_when_it_begins(run: Any, opened: Open, script: Any) -> None:
+    """Once, member or not, before the model is asked, and not the turn to which a key leads."""
+
+    async def test() -> None:
+        models = script()
+        async with opened(models) as chat:
+            asker = Listener()
+            request = Ask("Hello", "s", None, "key")
+            turn = await chat.send(request, "websocket", "me", asker)
+            assert asker.turns == [turn] and not asker.told and models.asks.empty()
+            assert await chat.send(request, "websocket", "me", asker) is turn
+            await refused("session_busy", chat.send(Ask("Hello", "s"), "websocket", "me", asker))
+            chat.join(await chat.session_of(turn), asker)
+            assert asker.turns == [turn, turn], "whoever joins is shown what runs"
+            (await models.asked()).say(End("x"))
+            await turn.ended()
+            second = await chat.send(Ask("Hello", "s"), "websocket", "me", asker)
+            assert asker.turns[2:] == [second] and [kind for kind, _ in asker.told] == ["message_added"]
+            (await models.asked()).say(End("x"))
+            await second.ended()
+            assert await chat.send(request, "websocket", "me", asker) is turn
+            assert len(asker.turns) == 3
 
     run(test())
 
