@@ -77,7 +77,7 @@ class Reply(web.StreamResponse):
         self._last = self._last or spoilt or not request.keep_alive or protocol.leaving()
         fields, body = self.fields, self.body
         made = _request_id
-        if len(request):  # something is known of it; that costs more to find out than all the rest
+        if len(request):  # most requests hold nothing; to look for what is not there costs more than all the rest
             fields.update(request.get(_ALLOWED, {}))
             made = request_id
         if self._last:

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from tests.bench import report
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -57,3 +59,14 @@ def test_it_measures_at_a_pace(tmp_path: Path) -> None:
         "lateness of a chunk",
         "bytes on the wire per chunk",
     }
+
+
+def test_ratios_are_those_of_a_round() -> None:
+    ours, peer = ("first", "sse", "ours"), ("first", "sse", "peer")
+    results: report.Results = {
+        ours: {0: {"p50_ms": 1.0}, 1: {"p50_ms": 4.0}, 2: {"p50_ms": 3.0}},
+        peer: {0: {"p50_ms": 2.0}, 2: {"p50_ms": 2.0}},
+    }
+    assert report.ratio(results, ours, peer, "p50_ms") == 1.0  # of 0.5 and 1.5; a round that failed has none
+    assert report.ratio(results, ours, ("first", "sse", "limit"), "p50_ms") is None
+    assert report.median_of(results, ours, "p50_ms") == 3.0

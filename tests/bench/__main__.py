@@ -2,8 +2,8 @@
 
 1. Servers run on one core and the load generator (this process) on another; the servers that are not being asked wait.
 2. Rounds are interleaved: each measure asks every server in turn, then comes the next round, with new processes: the
-   same code can be half as fast again in one as in another, for as long as that lives. Figures are medians; only ratios
-   within one run mean anything.
+   same code can be half as fast again in one as in another, for as long as that lives. Figures are medians of the
+   rounds, ratios medians of the rounds' ratios; only ratios mean anything.
 3. All servers send the same events with the same fields, texts of the same sizes, at the same pace.
 """
 
@@ -88,7 +88,7 @@ class Bench:
             return
         told = " ".join(f"{field}={value:.2f}" for field, value in figures.items())
         print(f"round {number + 1}: {measure.name} {transport} {name}: {told}", file=sys.stderr, flush=True)
-        self.results.setdefault((measure.name, transport, contender), []).append(figures)
+        self.results.setdefault((measure.name, transport, contender), {})[number] = figures
 
 
 def main() -> int:
@@ -108,7 +108,10 @@ def main() -> int:
     print(report.table(entries))
     print("\n".join(notes))
     if chosen.json:
-        rounds = [{"measure": m, "transport": t, "server": s, "rounds": r} for (m, t, s), r in bench.results.items()]
+        rounds = [
+            {"measure": m, "transport": t, "server": s, "rounds": [*r.values()]}
+            for (m, t, s), r in bench.results.items()
+        ]
         text = json.dumps({"machine": report.machine(), "rows": entries, "rounds": rounds}, indent=1)
         chosen.json.write_text(text + "\n")
     if chosen.readme:
