@@ -41,9 +41,7 @@ def estimated_tokens(text: str) -> int:
 def estimated_usage(messages: Sequence[Message], system: str | None, answer: str) -> Usage:
     """What a turn has used, where the model does not tell."""
     # This goes over the whole conversation at every turn: no call of a function for each message.
-    asked = -sum([-len(message.text) // CHARS_PER_TOKEN for message in messages])
-    if system:
-        asked += estimated_tokens(system)
+    asked = -sum([-len(message.text) // CHARS_PER_TOKEN for message in messages]) + estimated_tokens(system or "")
     return Usage(asked, estimated_tokens(answer), True)
 
 

@@ -37,12 +37,9 @@ def request_id(request: web.BaseRequest) -> str:
     """The caller's, if sane, else made; the same for the life of the request."""
     if len(request) and _ID in request:
         return request[_ID]
-    made = request[_ID] = _request_id(request)
+    made = sane_request_id(request.headers.get("X-Request-Id")) or f"{_prefix}-{next(_numbers):x}"
+    request[_ID] = made
     return made
-
-
-def _request_id(request: web.BaseRequest) -> str:
-    return sane_request_id(request.headers.get("X-Request-Id")) or f"{_prefix}-{next(_numbers):x}"
 
 
 def allow(request: web.BaseRequest, origin: str, exposed: str) -> None:
@@ -76,10 +73,8 @@ class Reply(web.StreamResponse):
         spoilt = request.content.exception() is not None  # nobody knows where the next request would begin
         self._last = self._last or spoilt or not request.keep_alive or protocol.leaving()
         fields, body = self.fields, self.body
-        made = _request_id
         if len(request):  # most requests hold nothing; to look for what is not there costs more than all the rest
             fields.update(request.get(_ALLOWED, {}))
-            made = request_id
         if self._last:
             fields["Connection"] = "close"
         elif request.version < (1, 1):
@@ -87,7 +82,7 @@ class Reply(web.StreamResponse):
         length = "" if body is None else f"Content-Length: {len(body)}\r\n"
         own = "".join([f"{name}: {value}\r\n" for name, value in fields.items()])
         lines = (
-            f"{_STATUS_LINES[self._status]}{own}X-Request-Id: {made(request)}\r\nServer: {SERVER}\r\n"
+            f"{_STATUS_LINES[self._status]}{own}X-Request-Id: {request_id(request)}\r\nServer: {SERVER}\r\n"
             f"Date: {http_date()}\r\n{length}\r\n"
         )
         if not lines.count("\n") == lines.count("\r") == len(fields) + 5 + (body is not None):

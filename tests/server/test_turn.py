@@ -78,6 +78,23 @@ def test_a_reader_that_fails_keeps_no_heartbeat_from_the_others(run: Any, framin
     run(test())
 
 
+def test_only_readers_that_need_a_sign_of_life_have_a_timer(run: Any, framing: Any, recorder: Any) -> None:
+    """And get one, though another reader came first."""
+
+    async def test() -> None:
+        turn, without = new_turn(heartbeat=0.02), framing()
+        without.beats = False
+        first = recorder(without).follow(turn)
+        assert turn._beat_timer is None
+        second = recorder(framing()).follow(turn)
+        while Heartbeat not in map(type, second.events):
+            await asyncio.sleep(0.005)
+        assert Heartbeat not in map(type, first.events)
+        seal(turn)
+
+    run(test())
+
+
 def test_heartbeats_are_for_silence_only(run: Any, framing: Any, recorder: Any) -> None:
     async def test() -> None:
         turn = new_turn(heartbeat=0.02)
