@@ -143,9 +143,10 @@ def test_a_killed_server_is_waited_for(
     page.connected()
     page.ask("Will this end?", protocol, ENDLESS)
     page.begun(protocol)
-    known = f"fetch('/sessions/{page.session}').then((answer) => answer.json()).then((told) => told.active_turn)"
-    while not page.run(known):  # what the server has never known, the page would ask again
+    active = f"fetch('/sessions/{page.session}').then((answer) => answer.json()).then((told) => told.active_turn)"
+    while not (turn_id := page.run(active)):  # what the server has never known, the page would ask again
         pass
+    assert page.run(f"fetch('/turns/{turn_id}').then((answer) => answer.ok)"), "which waits until it is on disk"
     server.kill()
     page.until("document.querySelector('#connection').dataset.state !== 'open'")
     page.until(LOST)
