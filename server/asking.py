@@ -129,10 +129,7 @@ class Asking:
         if session.members:
             said = {"message_count": session.message_count, "last_message_preview": logs.preview(turn.message)}
             session.tell("message_added", {**said, "turn_id": turn.id})
-            for member in tuple(session.members):
-                member.turn_started(turn)
-        if asker is not None and asker not in session.members:
-            asker.turn_started(turn)
+        session.show(turn, asker)
         # The first events are on their way; the rest can wait for them.
         self._desk.stats.begun()
         session.say(self._messages[-1])

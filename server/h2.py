@@ -72,6 +72,11 @@ class ServerConnection(Connection):
         super().resume_writing()
         self.direct.resume()
 
+    def close(self) -> None:
+        """Also by a peer that answers no ping: its calls live on until the connection is gone, and say things."""
+        super().close()
+        self.direct.lost()
+
     def lost(self) -> None:
         super().lost()
         self.direct.lost()

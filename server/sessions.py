@@ -6,6 +6,7 @@
    deleted meanwhile stays deleted (`deletions` tells).
 """
 
+import logging
 import time
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -17,6 +18,8 @@ from proto.events import Usage
 from server.models import Message
 from server.stores import SavedSession, Store
 from server.turn import Turn
+
+log = logging.getLogger(__name__)
 
 MAX_IDLE_SESSIONS = 1024
 MAX_IDLE_CHARS = 32_000_000  # of their messages
@@ -115,7 +118,19 @@ class Session:
         """Tell every member, but not the one whose doing it is."""
         for member in tuple(self.members):
             if member is not but:
-                member.updated(self.id, update_type, fields)
+                try:
+                    member.updated(self.id, update_type, fields)
+                except Exception:  # a bug of one member is no matter for the session
+                    log.exception("a member failed")
+
+    def show(self, turn: Turn, asker: Member | None) -> None:
+        """A turn has begun: show it to every member, and to the one who asks."""
+        members = self.members if asker is None else {**self.members, asker: None}
+        for member in tuple(members):
+            try:
+                member.turn_started(turn)
+            except Exception:
+                log.exception("a member failed")
 
 
 class Sessions:

@@ -168,6 +168,31 @@ def test_members_are_told(run: Any, opened: Open, script: Any) -> None:
     run(test())
 
 
+class Broken(Listener):
+    def turn_started(self, turn: Turn) -> None:
+        raise RuntimeError("a bug")
+
+    def updated(self, session_id: str, update_type: str, fields: Any) -> None:
+        raise RuntimeError("a bug")
+
+
+def test_a_member_that_fails_is_no_matter_for_the_session(run: Any, opened: Open, script: Any, caplog: Any) -> None:
+    async def test() -> None:
+        async with opened(script("x", End())) as chat:
+            session = await chat.new_session()
+            for member in (Broken(), Listener(), Broken()):
+                chat.join(session, member)
+            listener = list(session.members)[1]
+            assert isinstance(listener, Listener)
+            turn = await chat.send(Ask("Hello", session.id), "websocket", "me", Broken())
+            await turn.ended()
+            assert turn.state == "complete" and listener.turns == [turn]
+            assert [kind for kind, _ in listener.told] == ["user_joined", "message_added"]
+            assert caplog.text.count("RuntimeError: a bug") == 1 + 1 + 2 + 3
+
+    run(test())
+
+
 def test_an_asker_is_shown_the_turn_when_it_begins(run: Any, opened: Open, script: Any) -> None:
     """Once, member or not, before the model is asked, and not the turn to which a key leads."""
 

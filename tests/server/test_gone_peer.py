@@ -5,12 +5,17 @@ import contextlib
 import socket
 import struct
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from hyperframe.frame import DataFrame
 from websockets.asyncio.client import connect
 
+from proto import chat_pb2
+from proto.grpc_web import frame
+from proto.h2 import CONFIG
 from proto.requests import ChatRequest
 from server.listen import PREFACE
 
@@ -139,3 +144,33 @@ def test_websockets_that_vanish_are_no_bug(run: Any, serving: Any, script: Any, 
 
     run(scene())
     assert not [record for record in caplog.records if record.levelname in ("WARNING", "ERROR")]
+
+
+def test_a_member_that_vanishes_over_grpc_is_no_bug_and_nobody_elses_trouble(
+    run: Any, serving: Any, peer: Any, monkeypatch: Any, bugs: Any
+) -> None:
+    """It answers no ping, and is given up; for a moment its call lives on, and is shown what others ask."""
+    quick = replace(
+        CONFIG, _keepalive_time=0.05, _keepalive_timeout=0.1, _http2_min_sent_ping_interval_without_data=0.01
+    )
+    monkeypatch.setattr("proto.h2.CONFIG", quick)
+    monkeypatch.setattr("proto.h2.LINGER_SECONDS", 5.0)
+
+    async def scene() -> None:
+        async with serving() as app, peer(app) as member:
+            session = await app.chat.new_session("demo?chunks=50&rate=0")
+            head = member.headers("Chat")
+            join = chat_pb2.ChatRequest(type=chat_pb2.ChatRequest.JOIN, session_id=session.id)
+            member.send(head, DataFrame(head.stream_id, frame(join.SerializeToString())))
+            while not session.members:
+                await asyncio.sleep(0.005)
+            (protocol,) = app._grpc._server.connections
+            while not protocol.connection.is_closing():
+                await asyncio.sleep(0.005)
+            for _ in range(2):
+                turn = await app.chat.send(ChatRequest("Hello", session.id), "rest", "me")
+                await turn.ended()
+                assert (turn.state, turn.chunk_count) == ("complete", 50)
+            assert session.members, "it was a member all the time"
+
+    run(scene())
