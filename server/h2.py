@@ -1,7 +1,8 @@
 """The server's end of HTTP/2 for gRPC: hostile peers, and leaving gracefully.
 
 1. A peer has a budget of frames that cost work and bring nothing (PING, SETTINGS, RST_STREAM, empty DATA ...). It fills
-   up with time; a peer that overdraws it gets GOAWAY with ENHANCE_YOUR_CALM.
+   up with time, and with what the peer is sent: grpc-go answers each message with a PING and a WINDOW_UPDATE, while it
+   measures the line. A peer that overdraws it gets GOAWAY with ENHANCE_YOUR_CALM.
 2. A call beyond `MAX_CONCURRENT_STREAMS` is refused, the others live on. Calls count until their task has ended, so
    that a peer which opens and resets calls faster than they end runs into the limit, not into our memory.
 3. grpclib leaves a call unanswered when its task is cancelled, and keeps it for ever when that happens before the
@@ -34,7 +35,15 @@ from h2.exceptions import DenialOfServiceError
 from hyperframe.frame import DataFrame, Frame, HeadersFrame, WindowUpdateFrame
 
 from proto.grpc_stream import Codec, Headers
-from proto.h2 import H2, LINGER_SECONDS, MAX_CONCURRENT_STREAMS, MAX_STREAM_ID, Connection, Protocol
+from proto.h2 import (
+    DEFAULT_WINDOW_BYTES,
+    H2,
+    LINGER_SECONDS,
+    MAX_CONCURRENT_STREAMS,
+    MAX_STREAM_ID,
+    Connection,
+    Protocol,
+)
 from server.direct import DirectWriter
 from server.outflow import UNUSED_EVENT, Outflow, ServerStream
 
@@ -43,6 +52,8 @@ if TYPE_CHECKING:
 
 BUDGET_FRAMES = 2000.0
 BUDGET_FRAMES_PER_SECOND = 200.0
+BUDGET_BYTES_SENT = 64  # of messages, for one frame more
+BUDGET_FRAMES_PER_ANSWER = 2  # more, however short its message
 WINDOW_UPDATE_COST = 0.1  # a fast reader sends many of them in good faith
 MAX_BUFFERED_BYTES = 4 * 2**20  # for the socket; more is what comes of replies that are not read
 PREFACE_SECONDS = 10.0
@@ -87,6 +98,13 @@ class ServerH2(H2):
 
     budget = BUDGET_FRAMES
     holder: Outflow | None = None
+    _window: float = DEFAULT_WINDOW_BYTES  # of the connection, as far as its fall is in the budget
+
+    def fill_budget(self, seconds: float) -> None:
+        window = self.outbound_flow_control_window + (0.0 if self.holder is None else self.holder.room)
+        more = seconds * BUDGET_FRAMES_PER_SECOND + (self._window - window) / BUDGET_BYTES_SENT
+        self.budget = min(BUDGET_FRAMES, self.budget + more)
+        self._window = window
 
     def reclaim(self) -> None:
         if self.holder is not None:
@@ -100,6 +118,8 @@ class ServerH2(H2):
     def _receive_frame(self, frame: Frame) -> list[H2Event]:
         if isinstance(frame, WindowUpdateFrame):
             self.budget -= WINDOW_UPDATE_COST
+            if not frame.stream_id:
+                self._window += frame.window_increment
         elif not isinstance(frame, (DataFrame, HeadersFrame)) or (
             isinstance(frame, DataFrame) and not frame.data and "END_STREAM" not in frame.flags
         ):
@@ -142,8 +162,7 @@ class ServerProtocol(Protocol):
 
     def data_received(self, data: bytes) -> None:
         now = time.monotonic()
-        h2 = self.connection.h2
-        h2.budget = min(BUDGET_FRAMES, h2.budget + (now - self._fed_at) * BUDGET_FRAMES_PER_SECOND)
+        self.connection.h2.fill_budget(now - self._fed_at)
         self._fed_at = now
         super().data_received(data)
 
@@ -248,6 +267,8 @@ class Calls(grpclib.server.Handler):
             stream.reset_nowait(ErrorCodes.NO_ERROR if stream.ended else ErrorCodes.CANCEL)
         if stream.outflow is not None:
             stream.outflow.close()
+        if stream.ended:
+            stream.connection.h2.budget += BUDGET_FRAMES_PER_ANSWER
         release()
         self._protocol.call_ended()
 

@@ -167,6 +167,11 @@ class Outflow(_Hot, Whole):
         self._room = taken
         return True
 
+    @property
+    def room(self) -> float:
+        """What is left of what was taken in advance."""
+        return self._room
+
     def give_back(self) -> None:
         """What was taken in advance."""
         self._h2_stream.outbound_flow_control_window += self._room

@@ -90,6 +90,45 @@ def test_a_flood_is_answered_by_goaway_and_others_are_served(serving, peer, run,
     run(scenario())
 
 
+@pytest.mark.parametrize("asked", ["streams", "answers"])
+def test_who_measures_the_line_with_each_message_is_served(serving, peer, run, asked):
+    """As grpc-go does: a PING and the room for more behind all that comes, be it thousands of messages a second."""
+
+    async def scenario():
+        async with serving() as app, peer(app) as one:
+            pings = 0
+
+            def measures(frame):
+                nonlocal pings
+                if isinstance(frame, (DataFrame, HeadersFrame)):
+                    one.send(PingFrame(0, b"12345678"))
+                    pings += 1
+                if isinstance(frame, DataFrame) and frame.data:
+                    one.send(WindowUpdateFrame(0, window_increment=len(frame.data)))
+                return "END_STREAM" in frame.flags
+
+            async def take(calls):
+                for _ in range(calls):
+                    assert await one.until(measures) is not None, pings
+                    one.frames.clear()
+
+            if asked == "streams":
+                request = chat_pb2.ChatRequest(message="x", model_id="demo?chunks=200&rate=200").SerializeToString()
+                for _ in range(20):
+                    one.call("StreamChat", request)
+                await take(20)
+                assert pings > 4000
+            else:
+                for _ in range(30):
+                    for _ in range(50):
+                        one.call()
+                    await take(50)
+                assert pings > 4000
+            await one.well()
+
+    run(scenario())
+
+
 @pytest.mark.parametrize(
     ("frames", "code"),
     [
