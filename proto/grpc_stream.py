@@ -215,7 +215,7 @@ class Stream(protocol.Stream):
         return PREFIX.pack(0, len(payload))
 
     async def send_headers(self, headers: Headers, end_stream: bool = False) -> None:
-        if self.connection.is_closing():
+        if not self.closable:  # nor is there anything to wait for, if the socket is full
             raise StreamClosedError(self.id or 0)
         if headers[0][0] == ":status":  # a server's first headers, not its trailers
             offered = self.peer_header("grpc-accept-encoding").replace(" ", "").split(",")
@@ -254,8 +254,9 @@ class Stream(protocol.Stream):
                 return min(wanted, max(0, window), self._h2_connection.max_outbound_frame_size)
             try:
                 async with asyncio.timeout(STALL_SECONDS):
-                    await self.connection.write_ready.wait()
-                    if wanted and not window > 0:
+                    if not self.connection.write_ready.is_set():
+                        await self.connection.write_ready.wait()  # by then the window may have opened
+                    else:
                         self.window_updated.clear()
                         await self.window_updated.wait()
             except TimeoutError:

@@ -277,9 +277,11 @@ class Calls(grpclib.server.Handler):
             super().cancel(stream)
 
 
-def _time_is_up(stream: ServerStream) -> None:
-    if stream.wrapper is None:  # its task has not begun
-        stream.deadline = asyncio.get_running_loop().call_later(0.001, _time_is_up, stream)
+def _time_is_up(stream: ServerStream, seconds: float = 0.001) -> None:
+    """End the call; where its task has not got as far as to let itself be ended, look again, less and less often: it
+    may answer by itself, and have to wait until the peer reads."""
+    if stream.wrapper is None:
+        stream.deadline = asyncio.get_running_loop().call_later(seconds, _time_is_up, stream, 2 * seconds)
     else:
         stream.wrapper.cancel(GRPCError(Status.DEADLINE_EXCEEDED, "The time of the call is up."))
 

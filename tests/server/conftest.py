@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from h2.errors import ErrorCodes
 from hpack import Decoder, Encoder
-from hyperframe.frame import DataFrame, Frame, GoAwayFrame, HeadersFrame, RstStreamFrame, SettingsFrame
+from hyperframe.frame import DataFrame, Frame, GoAwayFrame, HeadersFrame, PingFrame, RstStreamFrame, SettingsFrame
 
 from proto import ndjson
 from proto.events import Event, Heartbeat
@@ -244,6 +244,12 @@ class Peer:
             for start in range(0, len(data), chunk):
                 self.writer.write(data[start : start + chunk])
                 await self.writer.drain()
+
+    async def heard(self):
+        """The server has dealt with everything so far."""
+        self.frames.clear()
+        self.send(PingFrame(0, b"heard...", flags=[]))
+        await self.until(lambda frame: isinstance(frame, PingFrame))
 
     async def well(self):
         """The connection still serves."""
