@@ -104,9 +104,6 @@ class BodyReader(Sink):
         if not self.done.done():
             self.done.set_result(None)
 
-    def buffered(self) -> int:
-        return self._transport.get_write_buffer_size()
-
     def drop(self) -> None:
         self._transport.abort()
 

@@ -78,9 +78,6 @@ class SocketReader:
     def ended(self, follower: Follower) -> None:
         self._connection.ended(follower.turn, self)
 
-    def buffered(self) -> int:
-        return self._connection.buffered()
-
     def drop(self) -> None:
         self._connection.drop()
 

@@ -54,9 +54,6 @@ class CallReader:
         if self.follower is not None:
             self.follower.close()
 
-    def buffered(self) -> int:
-        return self.writer.buffered()
-
     def drop(self) -> None:
         self.writer.drop()
 

@@ -25,6 +25,9 @@ class Writer(Protocol):
 
     def write(self, data: bytes) -> object: ...
 
+    def taken(self) -> int:
+        """A number that grows as the peer takes what was held back for it."""
+
 
 class Whole(ABC):
     """A writer that has no shorter way."""
@@ -42,15 +45,19 @@ class Whole(ABC):
     @abstractmethod
     def write(self, data: bytes) -> None: ...
 
+    @abstractmethod
+    def taken(self) -> int: ...
+
 
 class DirectWriter(Whole):
     """One connection's. Its protocol tells it when the transport holds something back: what comes then must go behind
     that. To hear of the first byte it lowers the transport's limit: whoever waits for the transport to drain, be it
     aiohttp or grpclib, waits until nothing is held back."""
 
-    __slots__ = ("_own", "_socket", "_transport")
+    __slots__ = ("_handed", "_own", "_socket", "_transport")
 
     def __init__(self, transport: asyncio.Transport) -> None:
+        self._handed = 0  # bytes that were for the transport to send
         self._transport: asyncio.Transport | None = transport
         self._own: Any = None
         # TLS, Windows' proactor and other loops have reasons of their own not to send at once.
@@ -81,7 +88,12 @@ class DirectWriter(Whole):
                 return
             data = data[sent:]
         if self._transport is not None:
+            self._handed += len(data)
             self._transport.write(data)
+
+    def taken(self) -> int:
+        # How much is held back tells nothing by itself: many may write by one connection, each when there is room.
+        return self._handed - (self._transport.get_write_buffer_size() if self._transport is not None else 0)
 
     def pause(self) -> None:
         """The transport holds something back."""
@@ -115,3 +127,6 @@ class Opening(Whole):
     def write(self, data: bytes) -> None:
         self._who.writer = self._then
         self._then.write(self._head + data)
+
+    def taken(self) -> int:
+        return self._then.taken()

@@ -44,8 +44,9 @@ from proto.h2 import (
     Connection,
     Protocol,
 )
+from server.call import UNUSED_EVENT, ServerStream
 from server.direct import DirectWriter
-from server.outflow import UNUSED_EVENT, Outflow, ServerStream
+from server.outflow import Outflow
 
 if TYPE_CHECKING:
     from grpclib._typing import IServable
@@ -74,6 +75,11 @@ class ServerConnection(Connection):
         super().__init__(*args, **options)
         self.stream_close_waiter = UNUSED_EVENT  # which only a client waits for
         self.direct = DirectWriter(self._transport)
+
+    def flush(self) -> None:
+        data = self.h2.data_to_send()
+        if data:
+            self.direct.write(data)
 
     def pause_writing(self) -> None:
         super().pause_writing()

@@ -83,9 +83,6 @@ class Reader(Protocol):
     def ended(self, follower: "Follower") -> None:
         """Everything up to the terminal event is written."""
 
-    def buffered(self) -> int:
-        """Bytes that were written and that the peer has not taken yet."""
-
     def drop(self) -> None:
         """The peer has taken nothing for `STALL_SECONDS`."""
 
@@ -151,7 +148,7 @@ class Follower:
         if not self._behind:
             self._behind = True
             self.lane.keep()
-        self._stall = asyncio.get_running_loop().call_later(STALL_SECONDS, self._stalled, self.reader.buffered())
+        self._stall = asyncio.get_running_loop().call_later(STALL_SECONDS, self._stalled, self.reader.writer.taken())
 
     def resume(self) -> None:
         """The transport has drained: go on from the cursor."""
@@ -212,10 +209,10 @@ class Follower:
             self._stall.cancel()
             self._stall = None
 
-    def _stalled(self, buffered: int) -> None:
+    def _stalled(self, taken: int) -> None:
         """The stall timer: a slow reader that takes some bytes is slow, not stalled."""
-        now = self.reader.buffered()
-        if now < buffered:
+        now = self.reader.writer.taken()
+        if now > taken:
             self._stall = asyncio.get_running_loop().call_later(STALL_SECONDS, self._stalled, now)
         else:
             self._stall = None

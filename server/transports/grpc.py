@@ -24,11 +24,12 @@ from proto import pb
 from proto.errors import CODES, ChatError
 from proto.events import Event
 from proto.grpc_web import SHORT_PREFIXES, frame
+from server.call import ServerStream
 from server.chat import Chat
 from server.conversation import Call, CallReader, Conversation
 from server.h2 import GrpcServer
 from server.lane import Framing
-from server.outflow import Outflow, ServerStream
+from server.outflow import Outflow
 from server.rpc import METHODS, SERVICE, Method, Rpc, framed_event
 from server.turn import Turn
 

@@ -88,8 +88,8 @@ class Recorder(Whole):
     def ended(self, follower: Follower) -> None:
         self.ends += 1
 
-    def buffered(self) -> int:
-        return self.waiting
+    def taken(self) -> int:
+        return -self.waiting
 
     def drop(self) -> None:
         self.drops += 1

@@ -69,6 +69,34 @@ def test_what_is_written_while_the_socket_is_full_stays_in_order(serving, peer, 
     run(scenario())
 
 
+def test_a_call_whose_window_is_shut_has_no_part_in_what_the_peer_takes(serving, peer, run):
+    async def scenario():
+        async with serving() as app, peer(app, {WINDOW: 0}) as one:
+            stream = one.call("StreamChat", SLOW)
+            while not app.chat.stats.open_streams:
+                await asyncio.sleep(0.005)
+            protocol, shut = outflow_of(app, stream)
+            assert shut.waiting
+            taken = shut.taken()
+            for opened in (False, True):
+                if opened:
+                    one.send(WindowUpdateFrame(stream, window_increment=1))
+                    await one.until(lambda frame: isinstance(frame, DataFrame))
+                    assert taken < shut.taken()
+                    one.send(WindowUpdateFrame(stream, window_increment=2**14))
+                    await one.heard()
+                    taken = shut.taken()
+                one.reader._transport.pause_reading()
+                protocol.connection.direct.write(UNKNOWN * 2**9)
+                assert not protocol.connection.write_ready.is_set()
+                one.reader._transport.resume_reading()
+                one.frames.clear()
+                await one.until(lambda frame: protocol.connection.write_ready.is_set())
+                assert (taken < shut.taken()) is opened
+
+    run(scenario())
+
+
 def test_a_large_answer_goes_on_when_its_window_opened_while_the_socket_was_full(serving, peer, run, monkeypatch):
     monkeypatch.setattr("proto.grpc_stream.STALL_SECONDS", 3.0)
 

@@ -175,7 +175,7 @@ def test_a_slow_member_catches_up_and_the_others_notice_nothing(run, serving, me
             await fast.until("chunk", chunk_number=said)
             (behind,) = [f for f in app.chat.stats.transports["websocket"].followers if f._paused]
             assert behind.cursor < said
-            assert behind.reader.buffered() < 2**20, "what it has not read stays in the log"
+            assert behind.reader._connection.buffered() < 2**20, "what it has not read stays in the log"
             catching = asyncio.create_task(slow.read_until("response_complete"))
             ask.say(End("the end"))
             await fast.until("response_complete")
@@ -214,6 +214,28 @@ def test_a_member_that_reads_nothing_is_closed(run, serving, meet, script, monke
             await fast.until("response_complete")
             # The connection is cut, whatever the peer does.
             await clock.passes_until(asyncio.create_task(slow.read_to_the_end()).done)
+
+    run(scene())
+
+
+def test_who_reads_slowly_and_follows_many_turns_is_not_taken_for_one_that_reads_nothing(run, serving, monkeypatch):
+    """Each turn has to wait for its moment, for longer than a turn that nobody takes may wait."""
+    monkeypatch.setattr("server.lane.STALL_SECONDS", 2)
+
+    async def scene():
+        async with serving() as app, Slow(app) as slow:
+            turns = [
+                await app.chat.send(ChatRequest("Hi", f"s{number}", "demo?chunks=1000&rate=0"), "rest", "me")
+                for number in range(6)
+            ]
+            for turn in turns:
+                await turn.ended()
+                await slow.say(type="resume", turn_id=turn.id, after=0)
+            clock = LoopClock()
+            await until(lambda: paused(app))
+            while sum(message["type"] == "response_complete" for message in slow.messages) < len(turns):
+                assert await slow.read(), "the server closed"
+                await clock.passes(0.6)
 
     run(scene())
 
