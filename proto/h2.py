@@ -8,7 +8,8 @@
 5. A stream's window is far smaller than its connection's, so that one stalled stream does not stall all of them.
 6. Header lists, header tables, frames and what is remembered of ended calls are bounded, tighter than h2 does it.
 
-This relies on private names of grpclib and h2, hence the upper bound on grpclib's version in setup.cfg.
+This relies on private names of grpclib, hence the upper bound on its version in setup.cfg, and of h2, which comes with
+it: the tests say when they change.
 """
 
 import asyncio

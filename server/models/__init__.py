@@ -14,7 +14,7 @@ import asyncio
 import random
 from abc import abstractmethod
 from collections.abc import AsyncGenerator, Callable, Sequence
-from typing import NamedTuple, Protocol, TypeVar, final
+from typing import NamedTuple, Protocol, TypeVar, cast, final
 
 from proto.answers import ModelInfo
 from proto.errors import ChatError
@@ -105,6 +105,17 @@ class Provider(Protocol):
         """What can be asked here, as far as the provider tells."""
 
     async def close(self) -> None: ...
+
+
+MAX_TOKENS = 2**31 - 1  # that every wire and the store can carry
+
+
+def told_usage(asked: object, answered: object) -> Usage | None:
+    """What a turn has used, if these are numbers of tokens: some other program says so."""
+    for told in (asked, answered):
+        if not isinstance(told, int) or not 0 <= told <= MAX_TOKENS:
+            return None
+    return Usage(cast(int, asked), cast(int, answered), False)
 
 
 class Patience(NamedTuple):

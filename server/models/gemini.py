@@ -27,7 +27,7 @@ from proto.answers import ModelInfo
 from proto.errors import ChatError
 from proto.events import Usage
 from proto.requests import invalid
-from server.models import PATIENCE, End, Message, Patience, Pieces, alternating, broken, patient, quoted
+from server.models import PATIENCE, End, Message, Patience, Pieces, alternating, broken, patient, quoted, told_usage
 
 LISTED_AT_ONCE = 1000
 # The id becomes a part of the path of a request that carries the operator's key.
@@ -188,7 +188,7 @@ def _usage(response: types.GenerateContentResponse) -> Usage | None:
     told = response.usage_metadata
     if told is None or told.prompt_token_count is None:
         return None
-    return Usage(told.prompt_token_count, (told.candidates_token_count or 0) + (told.thoughts_token_count or 0), False)
+    return told_usage(told.prompt_token_count, (told.candidates_token_count or 0) + (told.thoughts_token_count or 0))
 
 
 def _failure(error: errors.APIError, model_id: str, key: str | None) -> ChatError:

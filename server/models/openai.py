@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing, contextmanager
-from typing import Any, TypeGuard
+from typing import Any
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -20,7 +20,7 @@ from proto.errors import ChatError, ProtocolError
 from proto.events import Usage
 from proto.requests import check_model_id, invalid
 from proto.sse import Decoder
-from server.models import PATIENCE, End, Message, Patience, Pieces, alternating, broken, patient, quoted
+from server.models import PATIENCE, End, Message, Patience, Pieces, alternating, broken, patient, quoted, told_usage
 
 CONNECT_SECONDS = 10.0
 DRAIN_SECONDS = 0.1
@@ -206,13 +206,7 @@ def _choice(choices: Any) -> tuple[str, str | None]:
 def _usage(told: Any) -> Usage | None:
     if not isinstance(told, dict):
         return None
-    asked, answered = told.get("prompt_tokens"), told.get("completion_tokens")
-    return Usage(asked, answered, False) if _is_count(asked) and _is_count(answered) else None
-
-
-def _is_count(told: Any) -> TypeGuard[int]:
-    """Whether it is a number of tokens that every wire and the store can carry."""
-    return isinstance(told, int) and 0 <= told < 2**31
+    return told_usage(told.get("prompt_tokens"), told.get("completion_tokens"))
 
 
 def _whole(text: str) -> tuple[str, str]:

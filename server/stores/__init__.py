@@ -125,7 +125,7 @@ class Store(Protocol):
         """A new turn: its row and the session's (inserted or updated)."""
 
     def checkpoint(self, parts: Sequence[Part]) -> None:
-        """More of the answers that are growing. A failure is logged, and made good by `end`."""
+        """More of the answers that are growing. What cannot be written is kept and tried again, as in `end`."""
 
     def end(self, session: SavedSession, part: Part, final: bool, terminal: Complete | Error, done: Done) -> None:
         """The rest of a turn's chunks and its last event, and the session's new figures. On failure `done` is told,

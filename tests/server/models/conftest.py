@@ -112,8 +112,8 @@ class GeminiWire:
             candidate["finishReason"] = finish
         return self.frame({"candidates": [candidate], **extra})
 
-    def ending(self, finish: str = "STOP") -> list[bytes]:
-        usage = {"promptTokenCount": 5, "candidatesTokenCount": 3, "thoughtsTokenCount": 2, "totalTokenCount": 10}
+    def ending(self, finish: str = "STOP", asked: int = 5) -> list[bytes]:
+        usage = {"promptTokenCount": asked, "candidatesTokenCount": 3, "thoughtsTokenCount": 2, "totalTokenCount": 10}
         return [self.piece("", finish, usageMetadata=usage)]
 
     def overloaded(self) -> Refusal:
@@ -140,10 +140,10 @@ class OpenAIWire:
     def piece(self, text: str, finish: str | None = None, **extra: Any) -> bytes:
         return self.frame({"choices": [{"index": 0, "delta": {"content": text}, "finish_reason": finish}], **extra})
 
-    def ending(self, finish: str = "stop") -> list[bytes]:
+    def ending(self, finish: str = "stop", asked: int = 5) -> list[bytes]:
         return [
             self.frame({"choices": [{"index": 0, "delta": {}, "finish_reason": finish}], "usage": None}),
-            self.frame({"choices": [], "usage": {"prompt_tokens": 5, "completion_tokens": 5, "total_tokens": 10}}),
+            self.frame({"choices": [], "usage": {"prompt_tokens": asked, "completion_tokens": 5, "total_tokens": 10}}),
             b"data: [DONE]\n\n",
         ]
 

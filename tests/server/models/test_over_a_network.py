@@ -63,6 +63,15 @@ def test_a_whole_answer_has_its_text_its_reason_and_its_usage(wire: Any, playing
     asyncio.run(run())
 
 
+@pytest.mark.parametrize("asked", [-5, 2**31, 10**30])
+def test_a_usage_that_is_none_is_not_believed(wire: Any, playing: Any, upstream_words: Any, asked: int) -> None:
+    async def run() -> None:
+        async with playing(upstream_words.Answer([wire.piece("Hi"), *wire.ending(asked=asked)])) as upstream:
+            assert await answered(wire, upstream.url) == ["Hi", End("", "stop", None)]
+
+    asyncio.run(run())
+
+
 @pytest.mark.parametrize("size", [1, 2, 3, 7])
 def test_bytes_may_be_torn_anywhere(wire: Any, playing: Any, upstream_words: Any, size: int) -> None:
     async def run() -> None:
