@@ -17,9 +17,10 @@ from typing import Any, cast
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.http_parser import RawRequestMessage
 from aiohttp.http_writer import StreamWriter
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
-from aiohttp.web_protocol import RequestHandler, _ErrInfo
+from aiohttp.web_protocol import ERROR, RequestHandler, _ErrInfo
 
 from proto.errors import ChatError
 from server import lane
@@ -42,6 +43,10 @@ STREAMED: web.RequestKey[bool] = web.RequestKey("streamed")  # in a request whos
 def started(request: web.BaseRequest) -> bool:
     """Whether aiohttp has written something, or a stream its head: a second answer in it would only confuse."""
     return request.writer.output_size > 0 or STREAMED in request
+
+
+async def _failing(failure: Exception) -> web.StreamResponse:
+    raise failure
 
 
 class Sink:
@@ -191,9 +196,21 @@ class HttpProtocol(RequestHandler):
         elif self.transport is not None:
             self.transport.close()
 
-    def _request(self, *parts: Any) -> web.BaseRequest:
+    def _request(self, message: RawRequestMessage, *more: Any) -> web.BaseRequest:
         """What aiohttp's task is to have handled: a new request, or the one that has begun."""
-        return self._begun[0] if self._begun is not None else cast(Any, self._manager).request_factory(*parts)
+        if self._begun is not None:
+            return self._begun[0]
+        if message.url.absolute:
+            # aiohttp would decode its host, and break at what is no name. Nobody asks for it: who may come in is judged
+            # by the Host field, in which a client has to say the same (RFC 9112 section 3.2).
+            message = message._replace(url=message.url.relative())
+        make = cast(Callable[..., web.BaseRequest], cast(Any, self._manager).request_factory)
+        try:
+            return make(message, *more)
+        except Exception as failure:  # else it would end aiohttp's task, and nobody would hear of it
+            request = make(ERROR, *more)
+            self._begun = request, _failing(failure), None
+            return request
 
     def _handle(self, request: web.BaseRequest) -> Awaitable[web.StreamResponse]:
         if self._begun is None:

@@ -36,9 +36,10 @@ def test_a_name_that_is_made_to_lead_here_is_none_of_this_machine(run: Any, serv
 
     async def test() -> None:
         async with serving() as app, dial(app) as wire:
-            for more in ({}, {"Origin": f"http://{host}"}):
-                answer = await wire.ask("GET", "/sessions", Host=host, **more)
-                assert (answer.status, answer.json["code"]) == (403, "forbidden")
+            for path in ("/sessions", "http://localhost/sessions"):
+                for more in ({}, {"Origin": f"http://{host}"}):
+                    answer = await wire.ask("GET", path, Host=host, **more)
+                    assert (answer.status, answer.json["code"]) == (403, "forbidden")
 
     run(test())
 

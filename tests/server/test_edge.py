@@ -103,6 +103,8 @@ REQUESTS: list[tuple[str, str, dict[str, str], Any, int]] = [
     ("TRACE", "/", {}, None, 405),
     ("PROPFIND", "/health", {}, None, 405),
     ("HEAD", "/chat", {}, None, 405),
+    ("CONNECT", "test:80", {}, None, 404),
+    ("CONNECT", "xn--a:80", {}, None, 404),
     ("POST", "/chat", {"Content-Type": "text/plain"}, b'{"message":"a"}', 415),
     ("POST", "/chat", {"Content-Type": "application/x-www-form-urlencoded"}, b"message=a", 415),
     ("POST", "/chat", {"Content-Type": ""}, b'{"message":"a"}', 415),
@@ -272,7 +274,7 @@ def test_head_is_get_without_its_body(run: Any, serving: Any, dial: Any) -> None
 def test_a_path_is_found_however_it_is_written(run: Any, serving: Any, dial: Any) -> None:
     async def test() -> None:
         async with serving() as app, dial(app) as wire:
-            for path in ("/health", "/health?a=1", "/%68ealth", f"{app.http_url}/health"):
+            for path in ("/health", "/health?a=1", "/%68ealth", f"{app.http_url}/health", "http://xn--a/health"):
                 assert (await wire.ask("GET", path)).json["status"] == "healthy"
             for path in ("/health/", "//health", "/Health"):
                 assert (await wire.ask("GET", path)).status == 404
@@ -291,6 +293,26 @@ def test_a_bug_is_internal_and_keeps_its_traceback_to_itself(run: Any, serving: 
             problem = check_problem(await wire.ask("GET", "/sessions/s"), 500)
             assert problem["code"] == "internal" and "secret" not in str(problem)
             assert "the secret inside" in caplog.text
+
+    run(test())
+
+
+def test_a_request_that_cannot_be_made_is_a_bug_as_well(run: Any, serving: Any, dial: Any, caplog: Any) -> None:
+    """It would break outside of all that answers, in aiohttp's task."""
+
+    async def test() -> None:
+        async with serving() as app, dial(app) as wire:
+            make = app._runner.server.request_factory
+
+            def broken(message: Any, *more: Any) -> Any:
+                if message.path == "/health":
+                    raise RuntimeError("the secret inside")
+                return make(message, *more)
+
+            app._runner.server.request_factory = broken
+            wire.request("GET", "/health")
+            assert check_problem(await wire.answer(), 500)["code"] == "internal"
+            assert await wire.reader.read() == b"" and "the secret inside" in caplog.text
 
     run(test())
 
