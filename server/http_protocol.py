@@ -72,11 +72,10 @@ class HttpProtocol(RequestHandler):
 
     __slots__ = (
         "_alone", "_at_once", "_begun", "_body", "_even", "_going_down", "_head_timer", "_known", "_stall_timer",
-        "_torn", "client_frames", "direct", "half_closed", "sink",
+        "_torn", "direct", "half_closed", "sink",
     )  # fmt: skip
 
     direct: DirectWriter
-    client_frames: ClientFrames  # of a WebSocket
 
     def __init__(
         self,
@@ -225,8 +224,12 @@ class HttpProtocol(RequestHandler):
             super().resume_reading(resume_parser)
 
     def set_parser(self, parser: Any, data_received_cb: Callable[[], None] | None = None) -> None:
-        self.client_frames = ClientFrames(parser)
-        super().set_parser(cast(Any, self.client_frames), data_received_cb)
+        super().set_parser(cast(Any, ClientFrames(parser)), data_received_cb)
+
+    @property
+    def client_frames(self) -> ClientFrames:
+        """Of a WebSocket, as long as it is connected: the reader behind them leads back here."""
+        return cast(ClientFrames, self._payload_parser)
 
     def _spoil_body(self) -> None:
         """A body goes on with what is none. aiohttp tells nobody who reads it, and would answer that on its own."""
@@ -252,6 +255,7 @@ class HttpProtocol(RequestHandler):
             self._begun = None
         if self.sink is not None:
             self.sink.lost()
+            self.sink = None  # no cycle
         super().connection_lost(exc)
 
     def leaving(self) -> bool:

@@ -1,7 +1,8 @@
-"""A turn that has ended leaves nothing of the server's to the garbage collector: its log goes when the last one who
-knows it lets go, not when the collector finds time for the oldest generation."""
+"""A turn that has ended, or a connection that has, leaves nothing of the server's to the garbage collector: a log goes
+when the last one who knows it lets go, not when the collector finds time for the oldest generation."""
 
 import asyncio
+import contextlib
 import gc
 
 import pytest
@@ -18,6 +19,28 @@ TURNS = 3
 
 
 BROKEN = "demo?chunks=9&rate=200&fail_after=3"
+
+
+@contextlib.contextmanager
+def garbage():
+    """The types of what the collector finds afterwards."""
+    kinds = set()
+    gc.freeze()  # or the collector would walk through all that the tests have loaded
+    gc.disable()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        yield kinds
+        gc.collect()
+        kinds |= {type(thing) for thing in gc.garbage}
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+        gc.unfreeze()
+
+
+def ours(kinds):
+    return [kind for kind in kinds if kind.__module__.startswith(("server.", "proto."))]
 
 
 @pytest.mark.parametrize(
@@ -45,19 +68,49 @@ def test_a_turn_is_no_cycle(serving, run, name, model, options, monkeypatch):
                     assert isinstance(events[-1], Complete) is (model != BROKEN)
 
             await turns()  # what is made once
-            gc.freeze()  # or the collector would walk through all that the tests have loaded
-            gc.disable()
-            gc.set_debug(gc.DEBUG_SAVEALL)
-            try:
+            with garbage() as kinds:
                 await turns()
-                gc.collect()
-                kinds = {type(thing) for thing in gc.garbage}
-            finally:
-                gc.set_debug(0)
-                gc.garbage.clear()
-                gc.enable()
-                gc.unfreeze()
-            assert [kind for kind in kinds if kind.__module__.startswith(("server.", "proto."))] == []
+            assert not ours(kinds)
+
+    run(scenario())
+
+
+async def said(app, peer):
+    """Goodbye."""
+    await peer.socket.close()
+
+
+async def left(app, peer):
+    """Without a word."""
+    peer.socket.transport.abort()
+
+
+async def dropped(app, peer):
+    for connection in tuple(app._websockets.connections):
+        connection.drop()
+    await peer.socket.wait_closed()
+
+
+@pytest.mark.parametrize("end", [said, left, dropped])
+def test_a_websocket_is_no_cycle(serving, run, meet, end):
+    async def scenario():
+        async with serving(model="demo?chunks=2&rate=200") as app:
+
+            async def connections():
+                async with meet(app, 2) as peers:
+                    await peers[0].say("chat", message="Hi")
+                    await peers[0].until("response_complete")
+                    await peers[0].say("chat", message="Hi", model_id="demo?chunks=900&rate=20")
+                    await peers[0].until("chunk")
+                    for peer in peers:
+                        await end(app, peer)
+                while app._http_connections():
+                    await asyncio.sleep(0.001)
+
+            await connections()
+            with garbage() as kinds:
+                await connections()
+            assert not ours(kinds)
 
     run(scenario())
 
