@@ -7,8 +7,8 @@
    for 30 s, the connection is closed with 4408. The other members notice nothing.
 4. A ping goes out every heartbeat. A peer that has said nothing from one to the next is dead, unless it still takes
    bytes. aiohttp's own heartbeat would wait for a stalled peer's buffer to empty before it closes.
-5. `leave` is called at once when the peer is gone, and may find a message in the midst of being answered: from then on
-   nothing is joined or followed any more.
+5. `leave` is called at once when the peer is gone, or before it is said goodbye to, and may find a message in the midst
+   of being answered: from then on nothing is joined or followed any more.
 """
 
 import asyncio

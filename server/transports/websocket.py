@@ -1,5 +1,7 @@
 """The WebSocket's route: the handshake, who may come in, and what the documentation says of its messages."""
 
+from typing import cast
+
 from aiohttp import WSCloseCode, web
 
 from proto.errors import CLOSE_GOING_AWAY, CLOSE_NOT_ALLOWED, CLOSE_TOO_BIG, CLOSE_TOO_SLOW, CLOSE_TRY_LATER, ChatError
@@ -30,11 +32,15 @@ MESSAGES = Messages(
 
 
 class Socket(web.WebSocketResponse):
-    """aiohttp's own, which closes with 1000 where what has come does not inflate."""
+    """aiohttp's own, which closes with 1000 where what has come does not inflate, and by itself where the peer does or
+    breaks the protocol: what the peer is to have comes before that, and nothing behind it (RFC 6455 section 5.5.1)."""
 
     async def close(self, *, code: int = WSCloseCode.OK, message: bytes = b"", drain: bool = True) -> bool:
         if self.exception() is not None:
             code = WSCloseCode.INVALID_TEXT
+        protocol = cast(HttpProtocol, cast(web.BaseRequest, self._req).protocol)
+        if protocol.sink is not None:
+            protocol.sink.lost()
         return await super().close(code=code, message=message, drain=drain)
 
 
