@@ -14,6 +14,7 @@ from typing import Protocol
 
 _MASKED, _COMPRESSED_CONTROL = 0x80, 0x48
 _WHOLE, _CONTROL, _WHOLE_TEXT = 0x80, 0x08, 0x81
+_LONG = 0xFF  # masked, with a length of eight bytes
 SHORT_BYTES = 4096  # below the limit of every message
 _REFUSED = b"\x70\x80"  # reserved bits that mean nothing, whatever was agreed on
 _FOR_EVER = 1 << 64
@@ -82,8 +83,10 @@ def _short_text(data: bytes) -> str | None:
     if len(data) < 6 or data[0] != _WHOLE_TEXT:
         return None
     size, head = data[1] - _MASKED, 2
-    if size == 126:
+    if size > 125:
         size, head = int.from_bytes(data[2:4], "big"), 4
+        if data[1] == _LONG or size < 126:  # or a length that is written longer than it may be
+            return None
     mask, masked = data[head : head + 4], data[head + 4 :]
     if not 0 <= size == len(masked) <= SHORT_BYTES:
         return None
