@@ -45,6 +45,13 @@ def started(request: web.BaseRequest) -> bool:
     return request.writer.output_size > 0 or STREAMED in request
 
 
+def more_behind(data: bytes, size: int) -> bool:
+    """Whether anything comes behind the end of a head, or of a body that has so many bytes in this. The parser does not
+    tell. A chunked body ends as a head does; either may do so in two pieces, and before blank lines."""
+    ends = data, data[: len(data) - size]
+    return not any(end.endswith(b"\r\n\r\n") or not end.strip(b"\r\n") for end in ends)
+
+
 async def _failing(failure: Exception) -> web.StreamResponse:
     raise failure
 
@@ -130,14 +137,15 @@ class HttpProtocol(RequestHandler):
             waiter.set_result(None)
 
     def _parse(self, data: bytes) -> None:
-        before = len(self._messages)
+        before, whole, had = len(self._messages), self._even or self._body.is_eof(), self._body.total_bytes
         super().data_received(data)
+        new = len(self._messages) - before
         head = None
         if self._messages:
             message, body = self._messages[-1]
             if not isinstance(message, _ErrInfo):
                 self._body = body
-                if self._even and len(self._messages) == before + 1:
+                if self._even and new == 1:
                     head = known_head(data, message, body)
                     if (message.method, message.path) in self._at_once:
                         self._known = head
@@ -145,7 +153,11 @@ class HttpProtocol(RequestHandler):
                 self._spoil_body()
         if data:
             self._even = head is not None
-        self._torn = not self._messages and self._current_request is None
+            if head is not None:
+                self._torn = False
+            elif new or not whole or data.strip(b"\r\n"):  # else it is as it was
+                size = self._body.total_bytes - (0 if new else had)
+                self._torn = self._body.is_eof() and more_behind(data, size)
 
     def _answered(self) -> bool:
         """Whether the request that has come is answered, or has broken: else it is for aiohttp's task."""

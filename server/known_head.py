@@ -18,7 +18,7 @@ _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]+)[ \t]*\r\n", re.IGNOREC
 
 
 class WholeBody(StreamReader):
-    """A body that is there: as much of a reader as they need who look whether it is."""
+    """A body that is there: as much of a reader as they need who look whether it is, and how much has come."""
 
     __slots__ = ("_data",)
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from server.models import End
+from tests.server.test_known_head import ASKED, HEALTH, watched
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -123,6 +124,93 @@ def test_a_request_that_has_begun_when_it_stops_is_answered(run: Any, serving: A
             answer = await wire.answer()
             assert (answer.status, answer.json["code"], answer.headers["connection"]) == (503, "unavailable", "close")
             await stopping
+
+    run(test())
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_a_request_that_begins_while_another_is_handled_is_answered(
+    run: Any, serving: Any, dial: Any, script: Any, monkeypatch: pytest.MonkeyPatch, together: bool
+) -> None:
+    come = watched(monkeypatch, "data_received")
+
+    async def test() -> None:
+        models = script()
+        async with serving(model="script", providers=[models]) as app, dial(app) as wire:
+            wire.send(ASKED + HEALTH[:20] * together)
+            asked = await models.asked()
+            if not together:
+                wire.send(HEALTH[:20])
+                while len(come) < 2:
+                    await asyncio.sleep(0)
+            asked.say("Well.", End())
+            assert (await wire.answer()).json["response"] == "Well."
+            stopping = asyncio.create_task(app.stop())
+            await asyncio.sleep(0.05)
+            assert not stopping.done()
+            wire.send(HEALTH[20:])
+            answer = await wire.answer()
+            assert (answer.status, answer.json["status"], answer.headers["connection"]) == (503, "draining", "close")
+            await stopping
+
+    run(test())
+
+
+NOPE = b"POST /nope HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n"
+CHUNKED = (
+    ASKED.replace(b"Content-Length: 16", b"Transfer-Encoding: chunked").replace(b"{", b"10\r\n{") + b"\r\n0\r\n\r\n"
+)
+
+
+def singly(data: bytes) -> list[bytes]:
+    """Every byte on its own, but for those by which HTTP/2 is told from it."""
+    return [data[:3], *(data[place : place + 1] for place in range(3, len(data)))]
+
+
+@pytest.mark.parametrize(
+    ("pieces", "answers"),
+    [
+        ([HEALTH], 1),
+        ([HEALTH + HEALTH], 2),
+        ([HEALTH, b"\r\n"], 1),
+        (singly(HEALTH), 1),
+        ([HEALTH[:-2], HEALTH[-2:] + b"\r\n"], 1),
+        ([ASKED, ASKED], 2),
+        ([ASKED[:-16], ASKED[-16:]], 1),
+        ([ASKED[:-17], ASKED[-17:]], 1),
+        (singly(ASKED), 1),
+        ([CHUNKED], 1),
+        ([CHUNKED[:-2], CHUNKED[-2:]], 1),
+        (singly(CHUNKED), 1),
+        ([NOPE, b"hello"], 1),  # a body that nobody reads, behind the answer
+        ([NOPE, b"he", b"llo" + HEALTH], 2),
+    ],
+)
+@pytest.mark.parametrize("begun", [b"", b"GET /health HTTP/1.1\r\n", HEALTH[:-1]])
+def test_it_waits_for_what_has_begun_and_for_nothing_else(
+    run: Any, serving: Any, dial: Any, monkeypatch: pytest.MonkeyPatch, pieces: list[bytes], answers: int, begun: bytes
+) -> None:
+    """Also where it has begun with the end of another request, and where that has come in pieces."""
+    come = watched(monkeypatch, "data_received")
+    ways = [[*pieces[:-1], pieces[-1] + begun], [*pieces, begun]]
+
+    async def test() -> None:
+        async with serving(model="demo?chunks=1&rate=0") as app:
+            for sent in ways:
+                come.clear()
+                async with dial(app) as wire:
+                    for number, piece in enumerate(filter(None, sent), 1):
+                        wire.send(piece)
+                        while len(come) < number:
+                            await asyncio.sleep(0)
+                    for _ in range(answers):
+                        await wire.answer()
+                    (connection,) = app._http_connections()
+                    while connection._waiter is None or connection._waiter.done():
+                        await asyncio.sleep(0)
+                    assert connection.idle is not bool(begun), sent
+                while app._http_connections():
+                    await asyncio.sleep(0)
 
     run(test())
 
