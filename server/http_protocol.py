@@ -272,16 +272,16 @@ class HttpProtocol(RequestHandler):
 
     def leaving(self) -> bool:
         """Whether no answer here has another one behind it."""
-        return self._going_down() or (self.half_closed and not self._messages)
+        return self._going_down() or (self.half_closed and not self._messages and not self._message_tail)
 
     def eof_received(self) -> bool:  # type: ignore[override]
         """Whether the connection stays for what is under way. TLS has no half-close, a WebSocket no use for one, and
         who has asked for nothing, or not to the end, waits for nothing."""
-        asked = (self._waiter is None or self._waiter.done()) and not self._upgraded and self._body.is_eof()
+        asked = (self._waiter is None or self._waiter.done()) and self._payload_parser is None and self._body.is_eof()
         if not asked or self.transport is None or not self.transport.can_write_eof():
             return False
         self.half_closed = True
-        if not self._messages:
+        if not self._messages and not self._message_tail:
             self.close()  # behind the answer that is under way
         if self.sink is not None:
             self.sink.half_closed()

@@ -76,11 +76,13 @@ def routes(hub: Hub) -> list[Route]:
             return _refusal(request)
         ws.headers.update(common_fields(request))
         full = chat.stats.websockets >= chat.settings.max_streams
+        protocol = cast(HttpProtocol, request.protocol)
+        if protocol.half_closed:
+            raise ConnectionResetError("the peer would never say anything")
         await ws.prepare(request)
-        protocol, transport = request.protocol, request.transport
+        transport = request.transport
         if transport is None or transport.is_closing():
             raise ConnectionResetError("the peer has left")
-        assert isinstance(protocol, HttpProtocol)
         chat.stats.websockets += 1
         connection = protocol.sink = Connection(hub, ws, protocol, transport, client_name(request))
         hub.connections[connection] = None

@@ -12,6 +12,7 @@ from websockets.asyncio.client import connect
 from proto import grpc_web
 from server import body
 from server.models import End
+from server.models.demo import Demo
 from tests.server.transports.streams import NDJSON, SSE, until
 
 QUICK = "demo?chunks=20&rate=400"
@@ -69,6 +70,36 @@ def test_what_was_asked_before_is_answered_in_its_turn(run: Any, serving: Any, d
                 "close",
             ]
             assert await wire.reader.read() == b""
+            await gone(app)
+
+    run(test())
+
+
+UPGRADE = {"Connection": "Upgrade", "Upgrade": "websocket"}
+
+
+@pytest.mark.parametrize("path", ["/health", "/chat/stream"])
+@pytest.mark.parametrize("behind", [0, 1, 2])
+@pytest.mark.parametrize("first", [{}, UPGRADE])
+def test_an_upgrade_that_is_declined_is_answered_and_what_comes_behind_it(
+    run: Any, serving: Any, dial: Any, bugs: Any, script: Any, path: str, behind: int, first: Any
+) -> None:
+    async def test() -> None:
+        models = script()
+        async with serving(model="script", providers=[models, Demo()]) as app, dial(app) as wire:
+            wire.request("POST", "/chat", {"message": "Hello"}, **first)
+            body = {"message": "Hello", "model_id": QUICK} if path == "/chat/stream" else None
+            wire.request("POST" if body else "GET", path, body, **UPGRADE)
+            for _ in range(behind):
+                wire.request("GET", "/health")
+            wire.writer.write_eof()
+            asked = await models.asked()
+            while not app._http_connections()[0].half_closed:
+                await asyncio.sleep(0)
+            asked.say("Well.", End())
+            answers = [await wire.answer() for _ in range(2 + behind)]
+            assert [answer.status for answer in answers] == [200] * (2 + behind)
+            assert answers[-1].headers["connection"] == "close" and await wire.reader.read() == b""
             await gone(app)
 
     run(test())
@@ -215,10 +246,13 @@ def test_who_has_left_is_noticed(
     run(test())
 
 
-def test_a_websocket_is_closed_as_it_always_was(run: Any, serving: Any, dial: Any, bugs: Any) -> None:
-    shake = b"GET /ws HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
-    shake += b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+SHAKE = (
+    b"GET /ws HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+)
 
+
+def test_a_websocket_is_closed_as_it_always_was(run: Any, serving: Any, dial: Any, bugs: Any) -> None:
     async def test() -> None:
         async with serving() as app:
             async with connect(app.http_url.replace("http", "ws") + "/ws") as peer:
@@ -227,12 +261,32 @@ def test_a_websocket_is_closed_as_it_always_was(run: Any, serving: Any, dial: An
                 async with asyncio.timeout(2):
                     await gone(app)
             async with dial(app) as wire:
-                wire.send(shake)
+                wire.send(SHAKE)
                 wire.writer.write_eof()
                 async with asyncio.timeout(2):
                     await wire.reader.read()
                     await gone(app)
             assert app.chat.stats.websockets == 0
+
+    run(test())
+
+
+def test_a_websocket_is_not_opened_for_who_says_no_more(
+    run: Any, serving: Any, dial: Any, script: Any, bugs: Any
+) -> None:
+    async def test() -> None:
+        models = script()
+        async with serving(model="script", providers=[models]) as app, dial(app) as wire:
+            wire.request("POST", "/chat", {"message": "Hello"})
+            wire.send(SHAKE)
+            wire.writer.write_eof()
+            asked = await models.asked()
+            while not app._http_connections()[0].half_closed:
+                await asyncio.sleep(0)
+            asked.say("Well.", End())
+            assert (await wire.answer()).json["response"] == "Well."
+            assert await wire.reader.read() == b"" and app.chat.stats.websockets == 0
+            await gone(app)
 
     run(test())
 
