@@ -207,8 +207,10 @@ class HttpProtocol(RequestHandler):
         elif self.transport is not None:
             self.transport.close()
 
-    def _request(self, message: RawRequestMessage, *more: Any) -> web.BaseRequest:
+    def _request(self, message: RawRequestMessage, body: StreamReader, *more: Any) -> web.BaseRequest:
         """What aiohttp's task is to have handled: a new request, or the one that has begun."""
+        # What has come behind an upgrade that was declined has not come by `_parse`.
+        self._body = self._messages[-1][1] if self._messages else body
         if self._begun is not None:
             return self._begun[0]
         if message.url.absolute:
@@ -217,9 +219,9 @@ class HttpProtocol(RequestHandler):
             message = message._replace(url=message.url.relative())
         make = cast(Callable[..., web.BaseRequest], cast(Any, self._manager).request_factory)
         try:
-            return make(message, *more)
+            return make(message, body, *more)
         except Exception as failure:  # else it would end aiohttp's task, and nobody would hear of it
-            request = make(ERROR, *more)
+            request = make(ERROR, body, *more)
             self._begun = request, _failing(failure), None
             return request
 

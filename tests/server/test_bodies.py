@@ -83,6 +83,22 @@ def test_a_spoilt_body_that_nobody_reads_yet(
     run(test())
 
 
+def test_a_body_behind_an_upgrade_that_is_declined_goes_on_with_what_is_none(
+    run: Any, serving: Any, dial: Any, bugs: Any
+) -> None:
+    async def test() -> None:
+        async with serving() as app, dial(app) as wire:
+            wire.request("GET", "/health", Connection="Upgrade", Upgrade="websocket")
+            wire.send(CHAT + CHUNKED + b"2\r\n{}\r\n")
+            assert (await wire.answer()).status == 200
+            wire.send(b"zz\r\n{}\r\n")
+            async with asyncio.timeout(5):
+                check_problem(await wire.answer(), 400)
+                assert await wire.reader.read() == b""
+
+    run(test())
+
+
 def expecting(path: str, body: bytes = b"{}", expect: str = "100-continue", more: str = "") -> bytes:
     """The head of a request whose peer would wait before it sends the body."""
     kind = "application/grpc-web+json" if "Service" in path else "application/json"
