@@ -2,7 +2,9 @@
 
 1. Whoever writes straight to the socket (`server.direct`) is told when that takes no more.
 2. A head has a time limit, and so has a peer that takes nothing of a plain answer.
-3. What cannot be parsed is answered as every error is, also where that is the rest of a body.
+3. What cannot be parsed is answered as every error is, also where that is the rest of a body. The answer is the only
+   one to all that has come in the same packet, for aiohttp's parser forgets what it has found there before; and nothing
+   can be parsed behind a request that has said `Connection: close`.
 4. What a WebSocket's client may not send is not parsed (`server.client_frames`).
 5. A client that says no more still gets the answers to what it has asked. aiohttp takes it for one that has left.
 6. A request that is there in full is handled at once where its route allows that: aiohttp's way to a handler and back
