@@ -167,7 +167,15 @@ class App:
         assert runner.server is not None
         self._at_once = {(route.method, route.path) for route in everything if route.at_once}
         exact = {(route.method, route.path): route.handler for route in everything if "{" not in route.path}
-        others = cast(Handler, runner.server.request_handler)
+        routed = cast(Handler, runner.server.request_handler)
+
+        async def others(request: web.Request) -> web.StreamResponse:
+            if "Expect" in request.headers:  # the routes that aiohttp has for what is not found know no `_expected`
+                refusal = (await application.router.resolve(request)).http_exception
+                if refusal is not None:
+                    raise refusal
+            return await routed(request)
+
         runner.server.request_handler = cast(Any, edge(self.access, exact, others))
         return runner
 

@@ -137,6 +137,10 @@ def test_a_body_is_asked_for_when_it_is_wanted(run: Any, serving: Any, dial: Any
         (expecting("/chat", b" " * 2_000_000), 413),
         (expecting("/chat", more="Content-Encoding: gzip\r\n"), 415),
         (expecting(f"{TURN}/cancel"), 404),
+        (expecting("/nope"), 404),
+        (expecting("/nope", expect="more"), 404),
+        (expecting("/health"), 405),
+        (expecting(TURN), 405),
     ],
 )
 def test_a_body_that_is_not_wanted_is_not_asked_for(
