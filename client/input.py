@@ -10,10 +10,10 @@ from prompt_toolkit import PromptSession
 from prompt_toolkit.auto_suggest import AutoSuggestFromHistory, Suggestion
 from prompt_toolkit.buffer import Buffer
 from prompt_toolkit.document import Document
-from prompt_toolkit.filters import Condition
+from prompt_toolkit.filters import Condition, is_searching
 from prompt_toolkit.formatted_text import AnyFormattedText
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
-from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+from prompt_toolkit.key_binding import ConditionalKeyBindings, KeyBindings, KeyBindingsBase, KeyPressEvent
 from prompt_toolkit.layout.dimension import Dimension, to_dimension
 from prompt_toolkit.styles import Style
 
@@ -65,7 +65,7 @@ class Suggestions(AutoSuggestFromHistory):
         return None if found is None or (document.text + found.text).startswith("/del") else found
 
 
-def _keys(interrupt: Callable[[], None]) -> KeyBindings:
+def _keys(interrupt: Callable[[], None]) -> KeyBindingsBase:
     keys = KeyBindings()
 
     @keys.add("enter")
@@ -87,7 +87,7 @@ def _keys(interrupt: Callable[[], None]) -> KeyBindings:
     def stop(event: KeyPressEvent) -> None:
         interrupt()
 
-    return keys
+    return ConditionalKeyBindings(keys, ~is_searching)  # a search (Ctrl-R) has its own, which end it
 
 
 def typed_ahead(session: PromptSession[str]) -> AbstractContextManager[None]:

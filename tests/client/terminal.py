@@ -19,7 +19,7 @@ from tests.forks import Fork
 
 WAIT_SECONDS = 20
 COLUMNS, LINES = 100, 40
-ENTER, TAB, ALT_ENTER, CTRL_C, CTRL_D = "\r", "\t", "\x1b\r", "\x03", "\x04"
+ENTER, TAB, ALT_ENTER, CTRL_C, CTRL_D, CTRL_R = "\r", "\t", "\x1b\r", "\x03", "\x04", "\x12"
 
 
 def written(line: dict[int, Any]) -> str:

@@ -13,6 +13,7 @@ from tests.client.terminal import (
     ALT_ENTER,
     CTRL_C,
     CTRL_D,
+    CTRL_R,
     ENTER,
     TAB,
     Terminal,
@@ -76,6 +77,23 @@ def test_completion(shared_server: Any, terminal: Callable[..., Terminal]) -> No
     screen.wait_bar("You [one-session] ›", "grpc")
     screen.keys("/help swi", ENTER)
     screen.wait("/switch N|ID", "go on with a session")
+
+
+def test_a_search_among_what_was_typed(shared_server: Any, terminal: Callable[..., Terminal]) -> None:
+    screen = terminal("--server", shared_server.url, "--model", "demo?chunks=2&rate=0")
+    screen.wait_bar("●")
+    for text in ("an early message", "a later one"):
+        screen.keys(text, ENTER)
+        screen.wait(f"You › {text}", "─ complete ─")
+    screen.keys(CTRL_R, "an early")
+    screen.wait_bar("› an early message", "I-search backward: an early")
+    screen.keys(ENTER, "again ", ENTER)  # the first accepts what was found
+    screen.wait("You › again an early message", "─ complete ─")
+    screen.keys(CTRL_R, "later")
+    screen.wait_bar("› a later one", "I-search backward: later")
+    screen.keys(CTRL_C, CTRL_D)
+    assert screen.end() == 0
+    assert "Ctrl-D or /quit leaves." not in screen.text, "Ctrl-C was for the search"
 
 
 def test_switching_protocols_in_mid_answer(shared_server: Any, terminal: Callable[..., Terminal]) -> None:
