@@ -53,9 +53,12 @@ def width_of(text: str) -> int:
 
 
 def shortened(text: str, columns: int) -> str:
-    """The text in at most so many columns."""
-    if width_of(text) <= columns:
-        return text
-    while text and width_of(text) > columns - 1:
-        text = text[:-1]
-    return text + "…"
+    """The text in at most so many columns; of a long one no more is looked at than is shown."""
+    width = end = 0
+    for place, char in enumerate(text, 1):
+        width += width_of(char)
+        if width < columns:
+            end = place  # so much leaves room for the ellipsis
+        elif width > columns:
+            return text[:end] + "…"[:columns]
+    return text

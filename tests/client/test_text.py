@@ -1,6 +1,7 @@
 """No text from outside can steer the terminal, and its width is what the terminal makes of it."""
 
 import json
+import time
 
 import pytest
 
@@ -42,6 +43,37 @@ def test_width() -> None:
     assert width_of("abc") == 3
     assert width_of("中文") == 4
     assert width_of("e\u0301") == 1
-    assert shortened("abcdef", 4) == "abc…"
-    assert shortened("中文字", 4) == "中…"
-    assert shortened("abc", 3) == "abc"
+
+
+@pytest.mark.parametrize(
+    ("text", "columns", "shown"),
+    [
+        ("abc", 4, "abc"),
+        ("abc", 3, "abc"),
+        ("abcdef", 4, "abc…"),
+        ("abc", 1, "…"),
+        ("abc", 0, ""),
+        ("", 0, ""),
+        ("中文", 4, "中文"),
+        ("中文字", 5, "中文…"),
+        ("中文字", 4, "中…"),
+        ("中文", 1, "…"),
+        ("a中", 2, "a…"),
+        ("e\u0301e\u0301", 2, "e\u0301e\u0301"),
+        ("e\u0301e\u0301e\u0301", 2, "e\u0301…"),
+        ("ab\u0301", 2, "ab\u0301"),
+        ("ab\u0301c", 2, "a…"),
+    ],
+)
+def test_shortened(text: str, columns: int, shown: str) -> None:
+    assert shortened(text, columns) == shown
+    assert width_of(shown) <= columns
+
+
+def test_a_long_text_is_shortened_in_no_more_than_linear_time() -> None:
+    def seconds(size: int) -> float:
+        started = time.thread_time()
+        shortened("wörd " * size, 80)
+        return time.thread_time() - started
+
+    assert seconds(800) < 30 * max(seconds(80), 0.001)  # one character after the other from its end: 100 times
