@@ -24,6 +24,7 @@ from client.others import Others
 from client.paint import Style
 from client.presence import Presence
 from client.prompt import prompt_line, toolbar
+from client.question import Question
 from client.render import Growing, summary
 from client.screen import Screen
 from client.seat import Seat
@@ -54,8 +55,7 @@ class Repl:
         self._waiting = Waiting()
         self._wake = asyncio.Event()  # the next of them may be due
         self._commands: asyncio.Queue[str] = asyncio.Queue()
-        self._question = ""
-        self._reply: asyncio.Future[bool] | None = None
+        self._question = Question(screen)
         self._growing: Growing | None = None
         self._reading: asyncio.Task[None] | None = None
         self._cancelled = False
@@ -81,7 +81,7 @@ class Repl:
 
     async def run(self, talk: Conversation, session_id: str | None) -> int:
         self._talk, self._presence, self._others = talk, Presence(talk), Others(talk, self.screen, self.raw)
-        seat = Seat(talk, self.screen, self.raw, lambda: self._waiting.due, self._first, self.leave, self._confirm)
+        seat = Seat(talk, self.screen, self.raw, lambda: self._waiting.due, self._first, self.leave, self._question.ask)
         prompt = prompt_session(talk, self.interrupt, self._prompt, self._toolbar, self._presence.typed)
         self.screen.prompt = prompt
         loop = asyncio.get_running_loop()
@@ -117,7 +117,7 @@ class Repl:
                 return
             self.presence.tell(False)
             text = text.strip("\n").rstrip()
-            if self._answers_question(text) or not text.strip():
+            if self._question.answered_by(text) or not text.strip():
                 continue
             if text.startswith("/"):
                 self.screen.said("You", text, Style.YOU)
@@ -156,25 +156,6 @@ class Repl:
             return None
         finally:
             self.screen.refresh()
-
-    async def _confirm(self, question: str) -> bool:
-        """What is typed next is the answer."""
-        self._question, self._reply = question, asyncio.get_running_loop().create_future()
-        self.screen.refresh()
-        try:
-            return await self._reply
-        finally:
-            self._question, self._reply = "", None
-
-    def _answers_question(self, text: str) -> bool:
-        """Only a clear yes is one; whatever is no clear no either means something else."""
-        if self._reply is None or self._reply.done():
-            return False
-        answer = text.strip().lower()
-        yes = answer in ("y", "yes")
-        self.screen.say(f"{self._question} {'yes' if yes else 'no'}")
-        self._reply.set_result(yes)
-        return yes or answer in ("n", "no", "")
 
     def _greet(self) -> None:
         talk, paint = self.talk, self.screen.paint
@@ -306,7 +287,7 @@ class Repl:
     def interrupt(self) -> None:
         """Ctrl-C."""
         buffer = self.screen.prompt.default_buffer if self.screen.prompt is not None else None
-        if self._answers_question(""):
+        if self._question.answered_by(""):
             return
         dropped = self._drop_waiting()
         if self._reading is not None:
@@ -378,7 +359,7 @@ class Repl:
     # What is shown around it
 
     def _prompt(self) -> AnyFormattedText:
-        return prompt_line(self.talk, self.screen.shown_tail, self._question, self.screen.width)
+        return prompt_line(self.talk, self.screen.shown_tail, self._question.text, self.screen.width)
 
     def _toolbar(self) -> AnyFormattedText:
         growing = self._growing or self.others.growing
