@@ -1,8 +1,8 @@
 """The prompt: what is typed, what is shown around it, and who does what with it.
 
 1. The prompt never goes away: a message is answered, and a command performed, by a worker each, in the order they were
-   typed. Messages wait for answers, also for somebody else's in the session; commands do not. But a message waits for
-   the commands typed before it, which may lead to another session, and is not sent where one of them fails.
+   typed. Messages wait for answers, also for somebody else's in the session; commands do not. But both wait for the
+   commands typed before them, which may lead to another session, and are dropped where one of those fails.
 2. Ctrl-C is for the answer: the server stops the model, and the answer ends as `cancelled`. Where nobody answers that,
    a second one lets go of it. What waits is not sent then. The client is left by Ctrl-D or /quit only.
 """
@@ -31,7 +31,7 @@ from client.seat import Seat
 from client.text import clean_line, shortened
 from client.transports import ConnectionLost, Update
 from client.waiting import Waiting
-from client.wording import counted, no_session_over_grpc
+from client.wording import counted, dropped, no_session_over_grpc
 from proto.errors import ChatError
 from proto.events import Error, Event, SessionInfo
 from proto.requests import Cursor
@@ -54,7 +54,6 @@ class Repl:
         self._others: Others | None = None
         self._waiting = Waiting()
         self._wake = asyncio.Event()  # the next of them may be due
-        self._commands: asyncio.Queue[str] = asyncio.Queue()
         self._question = Question(screen)
         self._growing: Growing | None = None
         self._reading: asyncio.Task[None] | None = None
@@ -121,8 +120,7 @@ class Repl:
                 continue
             if text.startswith("/"):
                 self.screen.said("You", text, Style.YOU)
-                self._waiting.command_given()
-                self._commands.put_nowait(text)
+                self._waiting.command_given(text)
                 continue
             if self._reading is not None or self.others.growing is not None or self._waiting.would:
                 self.screen.said("Waiting", text, Style.DIM)
@@ -135,7 +133,7 @@ class Repl:
         while True:
             self._waiting.command_done()
             self._wake.set()
-            line = await self._commands.get()
+            line = await self._waiting.next_command()
             if not await self._safely(perform(seat, line)):
                 self._drop_waiting(due=False)  # what was typed behind it is not meant for where we still are
 
@@ -197,14 +195,15 @@ class Repl:
         self._wake.set()
 
     def _drop_waiting(self, *, due: bool = True) -> bool:
-        """What waits is not wanted any more, or only what waits for a command; whether there were messages."""
-        messages = self._waiting.drop(due=due)
+        """What waits is not wanted any more, or only what waits for a command; whether there was anything."""
+        messages, commands = self._waiting.drop(due=due)
         if messages:
-            were, them = ("was", "it") if len(messages) == 1 else ("were", "them")
-            self.screen.note(f"{counted(len(messages), 'waiting message')} {were} not sent; the Up key recalls {them}:")
+            self.screen.note(dropped(len(messages), "message", "sent"))
         for message in messages:
             self.screen.say(shortened(f"  › {clean_line(message)}", self.screen.columns), Style.DIM)
-        return bool(messages)
+        if commands:
+            self.screen.note(f"{dropped(len(commands), 'command', 'done')} {', '.join(commands)}")
+        return bool(messages or commands)
 
     async def _answer(self, what: str | Cursor) -> None:
         if isinstance(what, str):
@@ -289,7 +288,7 @@ class Repl:
         buffer = self.screen.prompt.default_buffer if self.screen.prompt is not None else None
         if self._question.answered_by(""):
             return
-        dropped = self._drop_waiting()
+        anything = self._drop_waiting()
         if self._reading is not None:
             if self._cancelled:
                 self._reading.cancel()
@@ -298,7 +297,7 @@ class Repl:
                 self._cancel_task = asyncio.create_task(self._cancel(self._reading))
         elif buffer is not None and buffer.text:
             buffer.reset()
-        elif not dropped:
+        elif not anything:
             self.screen.note("Ctrl-D or /quit leaves.")
 
     async def _cancel(self, reading: "asyncio.Task[None]") -> None:

@@ -14,6 +14,12 @@ def counted(number: int, thing: str) -> str:
     return f"{number} {thing}{'' if number == 1 else 's'}"
 
 
+def dropped(number: int, thing: str, done: str) -> str:
+    """`2 waiting messages were not sent; the Up key recalls them:`"""
+    were, them = ("was", "it") if number == 1 else ("were", "them")
+    return f"{counted(number, f'waiting {thing}')} {were} not {done}; the Up key recalls {them}:"
+
+
 def seconds(value: float) -> str:
     return f"{value * 1000:.0f} ms" if value < 1 else f"{value:.1f} s"
 

@@ -39,6 +39,32 @@ def test_a_message_goes_where_the_commands_before_it_lead(
     assert said(url, "lead-b") == ["hi", "here"]
 
 
+def test_what_is_typed_behind_a_command_that_fails_is_not_done(
+    shared_server: Any, terminal: Callable[..., Terminal], link: Callable[[str], Link]
+) -> None:
+    url, slow = shared_server.url, link(shared_server.url)
+    get(url, "/chat", {"message": "keep me", "session_id": "fails", "model_id": QUICK})
+    screen = terminal("--server", slow.url, "--session", "fails")
+    screen.wait("Going on with 2 messages")
+    slow.hold()
+    screen.keys("/switch nowhere", ENTER, "/reset", ENTER, "hello", ENTER, "/protocol grpc", ENTER)
+    screen.wait("You › /switch nowhere", "You › /reset", "Waiting › hello", "You › /protocol grpc")
+    slow.let_go()
+    screen.wait("There is no session 'nowhere'", "1 waiting message was not sent; the Up key recalls it:\n  › hello\n")
+    screen.wait("2 waiting commands were not done; the Up key recalls them: /reset, /protocol grpc\n")
+    slow.hold()
+    screen.keys("/info", ENTER, "/reset", ENTER)
+    screen.wait("You › /info", "You › /reset")
+    screen.keys(CTRL_C)
+    screen.wait("1 waiting command was not done; the Up key recalls it: /reset\n")
+    slow.let_go()
+    screen.wait("1 yours, 1 the model's")
+    screen.keys("again", ENTER)
+    screen.wait("You › again", "─ complete ─")
+    assert "Waiting › again" not in screen.text and "Ctrl-D or /quit leaves" not in screen.text
+    assert said(url, "fails") == ["keep me", "again"]
+
+
 def test_commands_do_not_wait_for_what_is_typed_behind_them(
     shared_server: Any, terminal: Callable[..., Terminal]
 ) -> None:
