@@ -13,7 +13,7 @@ from client.markdown import Markdown
 from client.paint import Style
 from client.seat import Refused, Seat, idle, session_meant
 from client.settings import PROTOCOLS, protocol_named, server_url
-from client.text import clean, clean_line, shortened
+from client.text import clean_line, shortened
 from client.transports import ConnectionLost
 from client.wording import age, as_markdown, counted, duration, not_whole, seconds, when
 from client.wrap import Wrap
@@ -104,13 +104,14 @@ async def sessions(seat: Seat, argument: str) -> None:
     rows = []
     for number, known in enumerate(answer.sessions, len(seat.listed) + 1):
         seat.listed.append(known.session_id)
+        name, model = clean_line(known.session_id), clean_line(known.model)
         row = f"{number:>3} {'●' if known.session_id == seat.talk.session_id else ' '} "
         if wide:
-            row += f"{shortened(known.session_id, 36):36}  {known.message_count:>8} {age(known.duration_minutes):>6}"
-            row += f"  {known.model}" + (f" · {known.connected_clients} connected" if known.connected_clients else "")
+            row += f"{shortened(name, 36):36}  {known.message_count:>8} {age(known.duration_minutes):>6}"
+            row += f"  {model}" + (f" · {known.connected_clients} connected" if known.connected_clients else "")
         else:
-            row += f"{shortened(known.session_id, 9):9} {known.message_count:>8}"
-        rows.append(shortened(clean(row).replace("\n", " "), seat.screen.columns))
+            row += f"{shortened(name, 9):9} {known.message_count:>8}"
+        rows.append(shortened(row, seat.screen.columns))
     seat.screen.lines([seat.screen.paint(head, Style.DIM), *rows])
     more = f" {answer.active_sessions - len(seat.listed)} more: /sessions more." if answer.next else ""
     seat.screen.note(f"/switch N goes on with one of them.{more}")

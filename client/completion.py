@@ -71,7 +71,8 @@ class Completions(Completer):
         if choices == "sessions":
             found = (await self._talk.transport.sessions(PAGE)).sessions
             self._told[choices] = [
-                (one.session_id, clean_line(f"{counted(one.message_count, 'message')}, {one.model}")) for one in found
+                (clean_line(one.session_id), clean_line(f"{counted(one.message_count, 'message')}, {one.model}"))
+                for one in found
             ]
         elif choices == "models":
             self._told[choices] = [(clean_line(one.id), "") for one in (await self._talk.transport.models()).models]

@@ -71,10 +71,10 @@ class Console:
         return wrap.take()
 
     def fail(self, text: str) -> None:
-        """What went wrong, beside the output; on a terminal both are seen."""
+        """What went wrong, in one line beside the output; on a terminal both are seen."""
         if self._out.isatty():
             self.end_line()
-        self._err.write(f"fivewire: {text}\n")
+        self._err.write(f"fivewire: {clean_line(text)}\n")
         self._err.flush()
 
     def box(self, title: str, items: Sequence[str], style: Style = Style.DIM) -> list[str]:
@@ -99,14 +99,15 @@ class Console:
 
     def table(self, rows: Sequence[tuple[str, str]]) -> list[str]:
         """Names and what they stand for, in two columns, the second wrapped."""
-        first = min(max(width_of(name) for name, _ in rows), self.columns // 2)
+        named = [(clean_line(name), clean_line(text)) for name, text in rows]
+        first = min(max(width_of(name) for name, _ in named), self.columns // 2)
         lines = []
-        for name, text in rows:
+        for name, text in named:
             wrap = Wrap(lambda: self.columns, self.paint)
             wrap.hanging = " " * (first + 4)
             wrap.put(f"  {name}", Style.BOLD | Style.BLOCK)
             wrap.put(" " * (max(first - width_of(name), 0) + 2), Style.BLOCK)
-            wrap.put(clean_line(text))
+            wrap.put(text)
             wrap.newline()
             lines += wrap.take()
         return lines

@@ -11,7 +11,7 @@ from client.commands import split
 from client.console import Console
 from client.conversation import Conversation
 from client.markdown import Markdown
-from client.text import clean, clean_json, clean_line
+from client.text import clean, clean_json
 from client.transports import ConnectionLost, Update
 from client.wording import no_session_over_grpc
 from client.wrap import Wrap
@@ -42,7 +42,7 @@ class Reader:
     def cut(self, error: Exception, seconds: float) -> None:
         if not self._told:
             self._told = True
-            self._console.fail(f"{clean_line(str(error))} Trying again.")
+            self._console.fail(f"{error} Trying again.")
 
     def mended(self) -> None:
         self._told = False
@@ -105,7 +105,7 @@ async def typed(lines: AsyncIterator[str], console: Console) -> AsyncIterator[st
     async for line in lines:
         name, _ = split(line.strip())
         if name.startswith("/") and TABLE.beginning(name.removeprefix("/").lower()):
-            console.fail(f"not sent: {clean_line(name)} is a command of the prompt, and there is none here")
+            console.fail(f"not sent: {name} is a command of the prompt, and there is none here")
         else:
             yield line
 
@@ -126,11 +126,10 @@ async def run(
                     return code
     except ChatError as error:
         missing = error.code == "not_found" and conversation.protocol == "grpc"
-        text = f"{no_session_over_grpc(conversation.session_id)}." if missing else error.message
-        console.fail(clean_line(text))
+        console.fail(f"{no_session_over_grpc(conversation.session_id)}." if missing else error.message)
         return REFUSED
     except ConnectionLost as error:
-        console.fail(clean_line(str(error)))
+        console.fail(str(error))
         return NO_CONNECTION
     except Unreadable as error:
         console.fail(str(error))
@@ -166,8 +165,8 @@ async def _answer(conversation: Conversation, message: str, console: Console, js
     _end(page, console)
     end = conversation.progress.end if conversation.progress else None
     if isinstance(end, Error):
-        console.fail(clean_line(end.message))
+        console.fail(end.message)
         return REFUSED
     if isinstance(end, Complete) and end.finish_reason != "stop" and not json:
-        console.fail(f"the answer is not whole: {clean_line(end.finish_reason)}")
+        console.fail(f"the answer is not whole: {end.finish_reason}")
     return OK

@@ -16,10 +16,10 @@ def prompt_line(talk: Conversation, tail: str, question: str, columns: int) -> A
     fragments = to_formatted_text(ANSI(f"{tail}\n")) if tail else FormattedText()
     dot = ("class:connected", "● ") if talk.connected else ("class:disconnected", "○ ")
     if question:
-        return FormattedText([*fragments, dot, ("class:prompt", f"{question} y/N › ")])
+        return FormattedText([*fragments, dot, ("class:prompt", f"{clean_line(question)} y/N › ")])
     name = "You"
     if columns >= NARROW_COLUMNS:
-        session = talk.session_id or "new session"
+        session = clean_line(talk.session_id or "new session")
         name = f"You [{session if len(session) <= LONG_ID_CHARS else session[:8] + '...'}]"
     return FormattedText([*fragments, dot, ("class:prompt", f"{name} › ")])
 

@@ -104,7 +104,7 @@ class Repl:
             await asyncio.gather(*tasks, return_exceptions=True)
             self._drop_waiting()
             if talk.session_id is not None and talk.has_messages:
-                self.screen.lines([f"To go on with this session: --session {talk.session_id}"])
+                self.screen.lines([clean_line(f"To go on with this session: --session {talk.session_id}")])
             await self.screen.flush()
         return 0
 

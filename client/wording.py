@@ -63,13 +63,13 @@ def not_whole(message: HistoryMessage) -> str | None:
 
 
 def as_markdown(session_id: str, model: str, messages: Sequence[HistoryMessage]) -> str:
-    parts = [f"# Conversation {session_id}\n\nModel: {clean_line(model)}\n"]
+    parts = [f"# Conversation {clean_line(session_id)}\n\nModel: {clean_line(model)}\n"]
     for message in messages:
         name = "You" if message.role == "user" else clean_line(model)
-        head, text, end = f"## {name}, {message.timestamp}", _closed(clean(message.text).rstrip()), not_whole(message)
+        head, end = f"## {name}, {clean_line(message.timestamp)}", not_whole(message)
         if end and message.role == "model":
             head += f", {end}"
-        parts.append(f"{head}\n\n{text}\n")
+        parts.append(f"{head}\n\n{_closed(clean(message.text).rstrip())}\n")
         if end and message.role == "user":  # nothing came
             parts.append(f"## {clean_line(model)}, {end}\n")
     return "\n".join(parts)

@@ -1,4 +1,5 @@
-"""A function that starts the client in a terminal, for tests to use as `terminal(...)`, and one for `link(url)`."""
+"""Functions for tests: `terminal(...)` starts the client in a terminal, `link(url)` makes a way to a server that can be
+held, `stranger(answers)` starts a server that is none of ours."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -6,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.client.link import Link
+from tests.client.stranger import Stranger
 from tests.client.terminal import Terminal
 
 
@@ -34,4 +36,18 @@ def link() -> Iterator[Callable[[str], Link]]:
 
     yield make
     for one in made:
+        one.close()
+
+
+@pytest.fixture
+def stranger() -> Iterator[Callable[..., Stranger]]:
+    """A function that starts a server which answers each request with what the test says."""
+    started: list[Stranger] = []
+
+    def start(answers: dict[str, str]) -> Stranger:
+        started.append(Stranger(answers))
+        return started[-1]
+
+    yield start
+    for one in started:
         one.close()

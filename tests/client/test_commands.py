@@ -114,10 +114,9 @@ def test_history_is_in_the_state_folder() -> None:
 
 
 def test_exported_markdown_is_clean() -> None:
-    text = as_markdown(
-        "s1", "demo", [HistoryMessage("user", "hi\x1b[2J", "t", "now"), HistoryMessage("model", "**y**", "t", "now")]
-    )
-    assert re.findall(r"^## .*", text, re.MULTILINE) == ["## You, now", "## demo, now"]
+    said = [HistoryMessage("user", "hi\x1b[2J", "t", "now"), HistoryMessage("model", "**y**", "t", "no\x1b\nw")]
+    text = as_markdown("s\x1b1", "demo", said)
+    assert re.findall(r"^##? .*", text, re.MULTILINE) == ["# Conversation s1", "## You, now", "## demo, no w"]
     assert "hi[2J" in text and "**y**" in text and "\x1b" not in text
 
 
