@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import TextIO
 
 from client.paint import Paint, Style
-from client.text import clean, clean_line, width_of
+from client.text import TAB, clean, clean_line, width_of
 from client.wrap import Wrap
 
 MAX_COLUMNS = 100  # longer lines are hard to read
@@ -64,7 +64,7 @@ class Console:
 
     def wrapped(self, text: str, style: Style = Style.PLAIN, columns: int | None = None) -> list[str]:
         wrap = Wrap(lambda: columns or self.columns, self.paint)
-        for line in clean(text).split("\n"):
+        for line in clean(text).replace("\t", TAB).split("\n"):
             wrap.hanging = " " * (len(line) - len(line.lstrip(" ")))
             wrap.put(line, style)
             wrap.newline()

@@ -1,10 +1,12 @@
 """No text from outside can steer the terminal, and its width is what the terminal makes of it."""
 
+import io
 import json
 import time
 
 import pytest
 
+from client.console import Console
 from client.text import clean, clean_json, clean_line, shortened, width_of
 
 
@@ -68,6 +70,13 @@ def test_width() -> None:
 def test_shortened(text: str, columns: int, shown: str) -> None:
     assert shortened(text, columns) == shown
     assert width_of(shown) <= columns
+
+
+def test_a_tab_takes_the_columns_that_it_is_counted_for() -> None:
+    console = Console(io.StringIO(), io.StringIO())
+    assert console.wrapped("a\tb", columns=20) == ["a    b"]
+    assert console.wrapped("\thangs under its word\nno", columns=20) == ["    hangs under its", "    word", "no"]
+    assert console.wrapped("1\t2\t3\t4\t5", columns=12) == ["1    2    3", "4    5"]
 
 
 def test_a_long_text_is_shortened_in_no_more_than_linear_time() -> None:
