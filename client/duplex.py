@@ -1,8 +1,8 @@
 """What one standing connection brings, sorted: events to whoever reads their turn, answers to whoever asked, and what
 others do to the listener. WebSocket and gRPC share it.
 
-1. Questions go one after the other: the next is sent when the last has got its answer, its refusal or its first event,
-   so that an answer, which names no question, can only be meant for one.
+1. Questions go one after the other: the next is sent when the last has got its answer, its refusal or the first event
+   of the turn that it asks for, so that an answer, which names no question, can only be meant for one.
 2. Whose turn it is shows in its first event, which quotes the message. Over WebSocket `status` is earlier, and is held.
    Two members who send the same words at the same time get the same turn: one is refused as busy, and reads along.
 """
@@ -27,6 +27,7 @@ class Duplex:
         self._turns: dict[str, list[_Queue]] = {}
         self._early: dict[str, Event] = {}
         self._asked: ChatRequest | None = None
+        self._followed: str | None = None
         self._reply: asyncio.Future[Any] | None = None
         self._lock = asyncio.Lock()
 
@@ -47,7 +48,7 @@ class Duplex:
                 self._listener.overheard(ready)
             for queue in queues or ():
                 queue.put_nowait(ready)
-        if queues is not None and self._reply is not None and self._asked is None:
+        if event.turn_id == self._followed:
             self._settle(event.turn_id)
 
     def _is_mine(self, event: SessionInfo) -> bool:
@@ -55,7 +56,7 @@ class Duplex:
         return asked is not None and asked.message == event.message and asked.session_id in (None, event.session_id)
 
     def answered(self, reply: Any) -> None:
-        if self._asked is None:
+        if self._asked is None and self._followed is None:
             self._settle(reply)
 
     def refused(self, error: ChatError) -> None:
@@ -81,10 +82,10 @@ class Duplex:
 
     # What is asked over it.
 
-    async def question(self, send: Send, asked: ChatRequest | None = None) -> Any:
-        """Send it and wait: for the answer, or the id of the turn that begins."""
+    async def question(self, send: Send, asked: ChatRequest | None = None, followed: str | None = None) -> Any:
+        """Send it and wait: for the answer, or the id of the turn that begins or goes on."""
         async with self._lock:
-            self._asked = asked
+            self._asked, self._followed = asked, followed
             self._reply = asyncio.get_running_loop().create_future()
             try:
                 try:
@@ -96,7 +97,7 @@ class Duplex:
             except TimeoutError:
                 raise ConnectionLost("The server does not answer any more.") from None
             finally:
-                self._asked = self._reply = None
+                self._asked = self._followed = self._reply = None
 
     async def ask(self, request: ChatRequest, send: Send) -> AsyncGenerator[Event, None]:
         turn_id = await self.question(send, request)
@@ -108,7 +109,7 @@ class Duplex:
         queue: _Queue = asyncio.Queue()
         self._turns.setdefault(turn_id, []).append(queue)
         try:
-            await self.question(send)
+            await self.question(send, followed=turn_id)
         except BaseException:
             self._forget(turn_id, queue)
             raise

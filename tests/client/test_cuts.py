@@ -238,6 +238,7 @@ def test_a_server_of_another_version_is_read_leniently(run: Callable[..., Any]) 
 
 INFO = SessionInfo("s", "demo", "now", "t", 1, False, "hi")
 STATUS = Status("...", 1, 0, "t", 2)
+CHUNK = Chunk("hello", 1, False, "now", "t", 3)
 
 
 def test_an_answer_is_told_from_what_others_ask(run: Callable[..., Any]) -> None:
@@ -253,6 +254,46 @@ def test_an_answer_is_told_from_what_others_ask(run: Callable[..., Any]) -> None
         async with aclosing(duplex.ask(ChatRequest("hi", "s"), say)) as events:
             assert [await anext(events), await anext(events)] == [INFO, STATUS]
         assert listener.events == [others[1], others[0]]
+
+    run(scenario())
+
+
+def test_an_answer_that_is_read_is_none_to_another_question(run: Callable[..., Any]) -> None:
+    async def scenario() -> None:
+        duplex = Duplex(Listener())
+
+        async def begin() -> None:
+            duplex.event(INFO)
+
+        async def ping() -> None:
+            duplex.event(STATUS)
+            duplex.answered("pong")
+
+        async def resume() -> None:
+            duplex.event(CHUNK)
+            duplex.answered("another pong")
+            duplex.refused(ChatError("not_found", "no such turn"))
+            duplex.lost(ConnectionLost("cut"))
+
+        async with aclosing(duplex.ask(ChatRequest("hi", "s"), begin)) as events:
+            assert await anext(events) == INFO
+            assert await duplex.question(ping) == "pong"
+            with pytest.raises(ChatError, match="no such turn"):
+                await anext(aiter(duplex.follow("x", resume)))
+            assert [await anext(events), await anext(events)] == [STATUS, CHUNK]
+
+    run(scenario())
+
+
+def test_a_turn_that_is_followed_is_known_by_its_first_event(run: Callable[..., Any]) -> None:
+    async def scenario() -> None:
+        duplex = Duplex(Listener())
+
+        async def resume() -> None:
+            duplex.event(CHUNK)
+
+        async with aclosing(duplex.follow("t", resume)) as events:
+            assert await anext(events) == CHUNK
 
     run(scenario())
 
