@@ -84,7 +84,7 @@ class Markdown:
             return
         self._head += char
         if self._fence:
-            if not re.fullmatch(rf" {{0,{self._fence_indent}}}{re.escape(self._fence[0])}*", self._head):
+            if not re.fullmatch(rf" {{0,{self._fence_indent}}}({self._fence[0]}+ *)?", self._head):
                 head, self._head = self._head, None
                 self.wrap.put(head, Style.BLOCK)
         elif not _UNDECIDED.match(self._head):
