@@ -49,7 +49,7 @@ def word_of(word: Any, fields: Any) -> Any:
 def refusal(fields: Mapping[str, Any], http: int, retry_after: str | None = None) -> ChatError:
     """A problem+json body as the error that it was made from."""
     code = fields.get("code")
-    if code not in CODES:
+    if not isinstance(code, str) or code not in CODES:
         code = next((name for name, row in CODES.items() if row.http == http), "internal")
     return ChatError(
         code,

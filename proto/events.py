@@ -4,15 +4,18 @@
    where one is made per chunk.
 2. `tagged` and, for chunks, `_CHUNK` are the only JSON encoders of events: NDJSON, SSE and WebSocket carry the same
    objects, the last with other names for two of them.
-3. Reading is lenient: unknown fields and unknown types are ignored, that is how the contract grows.
+3. Reading is lenient: unknown fields and unknown types are ignored, that is how the contract grows. Known fields have
+   their type.
 """
 
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from json.encoder import encode_basestring as quote
-from types import NoneType
-from typing import Any, NamedTuple, get_args
+from types import NoneType, UnionType
+from typing import Any, NamedTuple, get_args, get_origin
+
+from proto.errors import ProtocolError
 
 GENERATING = "Generating response..."
 HEAD_EVENTS = 2  # session_info and status; chunk n has seq HEAD_EVENTS + n
@@ -235,16 +238,37 @@ def from_dict(fields: Mapping[str, Any]) -> Event | Heartbeat | None:
     """The event in a decoded JSON object; None for a type that this version does not know."""
     kind = fields.get("type")
     word = TYPES.get(kind) if isinstance(kind, str) else None
-    if word is None:
-        return None
-    known = {name: fields[name] for name in word._fields if name in fields}
-    if isinstance(known.get("usage"), Mapping):
-        known["usage"] = Usage(**{name: known["usage"][name] for name in Usage._fields if name in known["usage"]})
-    for name in word._fields:
-        if name not in known and name not in word._field_defaults:
-            known[name] = _EMPTY.get(word.__annotations__[name])
-    event: Event | Heartbeat = word(**known)
-    return event
+    return None if word is None else read(word, fields)
 
 
-_EMPTY: dict[Any, Any] = {str: "", int: 0, bool: False, float: 0.0, Usage: Usage(0, 0, True)}
+def read(word: Any, fields: Mapping[str, Any]) -> Any:
+    """The word in a decoded JSON object. What is absent is empty, but what is there has its type, on which whoever gets
+    the word relies. A client does this once per chunk."""
+    values = []
+    for name, kinds, absent, inner in _rows(word):
+        value = fields.get(name, absent)
+        if value.__class__ not in kinds:
+            raise ProtocolError(f"'{name}' has a wrong type")
+        values.append(value if inner is None else read(inner, {**_EMPTY.get(inner, {}), **value}))
+    return word(*values)
+
+
+_EMPTY: dict[Any, Any] = {str: "", int: 0, bool: False, float: 0.0, Usage: {"estimated": True}}
+_KINDS: dict[Any, tuple[Any, ...]] = {float: (float, int), Mapping: (dict,)}  # JSON has numbers and objects only
+
+
+@cache
+def _rows(word: Any) -> list[tuple[str, tuple[Any, ...], Any, Any]]:
+    """Of each field its name, the classes of what JSON may say there, what it is where absent, and the word in it."""
+    rows = []
+    for name, told in word.__annotations__.items():
+        absent = word._field_defaults.get(name, _EMPTY.get(told))
+        rows.append((name, _kinds(told), absent, told if hasattr(told, "_fields") else None))
+    return rows
+
+
+def _kinds(told: Any) -> tuple[Any, ...]:
+    if isinstance(told, UnionType):
+        return tuple([kind for one in get_args(told) for kind in _kinds(one)])
+    kind = get_origin(told) or told
+    return (dict,) if hasattr(kind, "_fields") else _KINDS.get(kind, (kind,))

@@ -154,8 +154,10 @@ def from_response(response: chat_pb2.ChatResponse) -> events.Event | Pong | Sess
     if response.type == chat_pb2.ChatResponse.SESSION_UPDATE:
         try:
             fields = json.loads(response.update_data or "{}")
-        except ValueError:
+        except (ValueError, RecursionError):
             raise ProtocolError("update_data is not valid JSON") from None
+        if not isinstance(fields, dict):
+            raise ProtocolError("update_data is not a JSON object")
         return SessionUpdate(response.session_id, response.update_type, fields, response.timestamp)
     if response.type not in _EVENT_WORDS:
         return None
@@ -185,6 +187,12 @@ def error_response(error: ChatError, session_id: str, timestamp: str) -> chat_pb
         turn_id=error.turn_id or "",
         timestamp=timestamp,
     )
+
+
+def refused(error: events.Error) -> ChatError:
+    """The failure in such an answer."""
+    code = error.code if error.code in CODES else "internal"
+    return ChatError(code, error.message, retryable=error.retryable, turn_id=error.turn_id or None)
 
 
 # --- requests ---

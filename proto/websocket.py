@@ -23,6 +23,7 @@ from proto.events import (
     as_json,
     dumps,
     from_dict,
+    read,
     tagged,
     teller,
 )  # fmt: skip
@@ -294,18 +295,12 @@ def decode_server(text: str | bytes) -> Event | ServerMessage | None:
     word = SERVER.get(kind)
     if word is None:
         return None
-    try:
-        if word is Update:
-            rest = {name: value for name, value in fields.items() if name not in ("type", *Update._fields[:3])}
-            return Update(fields["session_id"], fields["update_type"], fields["timestamp"], rest)
-        known = {name: fields[name] for name in word._fields if name in fields}
-        if word is Connected:
-            info = known["server_info"]
-            known["server_info"] = ServerInfo(info["model"], info["framework"], list(info["features"]))
-        message: ServerMessage = word(**known)
-        return message
-    except (KeyError, TypeError):
-        raise ProtocolError(f"A message of the server, {kind}, lacks a field.") from None
+    if word is Update:
+        fields["fields"] = {name: value for name, value in fields.items() if name not in ("type", *Update._fields)}
+    if any(name not in fields and name not in word._field_defaults for name in word._fields):
+        raise ProtocolError(f"A message of the server, {kind}, lacks a field.")
+    message: ServerMessage = read(word, fields)
+    return message
 
 
 def refusal(error: ChatError, timestamp: str, message: ClientMessage | None) -> Refusal:

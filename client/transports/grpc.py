@@ -114,9 +114,7 @@ class Grpc:
             elif word.update_type != "session_created":  # the turn's first event says it again
                 self._duplex.updated(Update(word.update_type, word.session_id, word.fields))
         elif isinstance(word, Error) and not word.seq:
-            self._duplex.refused(
-                ChatError(word.code or "internal", word.message, retryable=word.retryable, turn_id=word.turn_id or None)
-            )
+            self._duplex.refused(pb.refused(word))
         elif word is not None:
             self._duplex.event(word)
 

@@ -194,6 +194,12 @@ START = '{"type":"status","message":"","context_messages":1,"omitted_messages":0
         (404, "text/html", "not here", "is no fivewire server"),
         (200, "text/html", "<h1>Welcome</h1>", "does not speak this protocol"),
         (200, "application/x-ndjson", "no json\n", "does not speak this protocol"),
+        (
+            200,
+            "application/x-ndjson",
+            '{"type":"chunk","text":5}\n',
+            "does not speak this protocol: 'text' has a wrong type",
+        ),
         (200, "application/x-ndjson", START, "was cut before its end"),
         (200, "application/x-ndjson", "", "was cut before its end"),
     ],
@@ -224,6 +230,17 @@ def test_a_problem_is_the_error_that_it_was(later: str, seconds: int | None, run
     with pytest.raises(ChatError, match="busy") as caught:
         run(answered(respond, followed, "sse"))
     assert (caught.value.code, caught.value.turn_id, caught.value.retry_after) == ("session_busy", "t9", seconds)
+
+
+def test_a_problem_of_no_known_code_has_that_of_its_status(run: Callable[..., Any]) -> None:
+    for code in ("of_the_future", ["session_busy"], None):
+
+        async def respond(request: web.Request, code: Any = code) -> web.Response:
+            return web.json_response({"code": code}, status=404, content_type="application/problem+json")
+
+        with pytest.raises(ChatError, match="Not found") as caught:
+            run(answered(respond, followed))
+        assert caught.value.code == "not_found"
 
 
 def test_a_server_of_another_version_is_read_leniently(run: Callable[..., Any]) -> None:

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from proto.answers import SessionList, SessionSummary, TransportStats
+from proto.errors import ProtocolError
 from proto.events import (
     TYPES,
     Chunk,
@@ -52,6 +53,30 @@ def fields(word):
 def test_an_event_as_json(kind, event):
     assert as_json(event) == tagged(kind, event) == standard({"type": kind, **fields(event)})
     assert from_dict(json.loads(as_json(event))) == event
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "value"),
+    [
+        ("chunk", "text", 5), ("chunk", "text", None), ("chunk", "text", ["a"]), ("chunk", "seq", "3"),
+        ("chunk", "seq", True), ("chunk", "seq", 3.0), ("chunk", "is_final", 1), ("chunk", "turn_id", {}),
+        ("session_info", "message", None), ("status", "context_messages", "1"), ("complete", "processing_time", "0.5"),
+        ("complete", "time_to_first_chunk", False), ("complete", "usage", None), ("complete", "usage", [1, 2, True]),
+        ("complete", "usage", {"output_tokens": "2"}), ("complete", "usage", {"cost": "free"}),
+        ("error", "code", []), ("heartbeat", "timestamp", 1),
+    ],
+)  # fmt: skip
+def test_what_a_word_says_has_its_type(kind, name, value):
+    told = {**json.loads(as_json(EVENTS[kind][0])), name: value}
+    with pytest.raises(ProtocolError, match="has a wrong type"):
+        from_dict(told)
+
+
+def test_what_a_word_does_not_say_is_empty():
+    assert from_dict({"type": "chunk"}) == Chunk("", 0, False, "", "", 0)
+    whole = from_dict({"type": "complete", "processing_time": 1, "time_to_first_chunk": None})
+    assert whole == Complete(0, 1.0, 0, "", "", "", 0, "", Usage(0, 0, True), None, "")
+    assert from_dict({"type": "complete", "usage": {"input_tokens": 1, "cost": 2}}).usage == Usage(1, 0, True, 2.0)
 
 
 def test_more_stands_behind_a_word_s_own_fields():

@@ -86,8 +86,9 @@ def test_updates_pongs_and_requests():
     assert pb.from_response(pb.update_response(update)) == update
     assert pb.from_response(chat_pb2.ChatResponse(type="PONG", timestamp=NOW)) == pb.Pong(NOW)
     assert pb.from_response(chat_pb2.ChatResponse(type=99)) is None
-    with pytest.raises(ProtocolError):
-        pb.from_response(chat_pb2.ChatResponse(type="SESSION_UPDATE", update_data="{"))
+    for data in ("{", "[]", "1", "null", "[" * 100_000):
+        with pytest.raises(ProtocolError):
+            pb.from_response(chat_pb2.ChatResponse(type="SESSION_UPDATE", update_data=data))
     for request in (ChatRequest("hi"), ChatRequest("hi", "s", "demo", "key")):
         assert pb.asked(pb.ask(request), 100) == request
 
@@ -131,6 +132,16 @@ def test_a_failure_comes_back_as_it_was(code):
     error = ChatError(code, "no", retry_after=2.5, turn_id="t", retryable=True)
     back = pb.chat_error(CODES[code].grpc, "no", pb.error_metadata(error))
     assert vars(back) == vars(error)
+
+
+@pytest.mark.parametrize(
+    ("code", "known"), [("session_busy", "session_busy"), ("of_the_future", "internal"), ("", "internal")]
+)
+def test_a_refusal_on_chat_comes_back_as_it_was(code, known):
+    response = pb.error_response(ChatError("session_busy", "no", turn_id="t"), "s", NOW)
+    response.code = code
+    expected = ChatError(known, "no", retryable=True, turn_id="t")
+    assert vars(pb.refused(pb.from_response(response))) == vars(expected)
 
 
 def test_a_failure_that_is_not_ours_gets_the_nearest_code():

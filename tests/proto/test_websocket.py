@@ -184,8 +184,17 @@ def test_an_error_without_seq_is_no_event() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["{", "[]", "1", '"pong"', '{"type": "pong"}', '{"type": "session_joined"}', "[" * 9999]
-)
+    "text",
+    [
+        "{", "[]", "1", '"pong"', '{"type": "pong"}', '{"type": "session_joined"}', "[" * 9999,
+        '{"type": "pong", "timestamp": 5}', '{"type": "chunk", "text": null}', '{"type": "error", "seq": "4"}',
+        '{"type": "error", "code": ["x"], "message": "no", "retryable": false, "timestamp": "now"}',
+        '{"type": "error", "code": "x", "message": "no", "retryable": false, "timestamp": "now", "retry_after": "1"}',
+        '{"type": "session_update", "session_id": [], "update_type": "user_typing", "timestamp": "now"}',
+        '{"type": "session_update", "session_id": "s", "timestamp": "now"}',
+        '{"type": "connected", "connection_id": "c", "message": "hi", "server_info": [], "timestamp": "now"}',
+    ],
+)  # fmt: skip
 def test_what_a_server_may_not_say(text: str) -> None:
     with pytest.raises(ProtocolError):
         decode_server(text)
