@@ -9,8 +9,9 @@
 3. The terminal event is news whatever its seq: a server that was killed may have kept less than it had sent, and ends
    the turn behind what it has. Where "nothing is left" but no end was seen, its seq may be our cursor's: one step back
    tells.
-4. What the server refuses is final, except `unavailable` while resuming (it is restarting). A server that does not
-   answer the very first connect is not waited for: whoever asks wants to know at once.
+4. What the server refuses is final, except `unavailable` while resuming (it is restarting). So is what cannot be
+   understood, when it comes again. A server that does not answer the very first connect is not waited for: whoever asks
+   wants to know at once.
 """
 
 import asyncio
@@ -18,7 +19,7 @@ import uuid
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing
 
-from client.transports import ConnectionLost, Transport
+from client.transports import ConnectionLost, NotUnderstood, Transport
 from proto.errors import ChatError
 from proto.events import TERMINAL, Event
 from proto.requests import ChatRequest, Cursor
@@ -61,10 +62,10 @@ class Answer:
         cuts = 0
         broken = False
         back = 0
+        cut: Exception | None = None  # the last one, until it moves again
         await self._transport().connect()
         while True:
             transport = self._transport()
-            cut: Exception
             try:
                 async with aclosing(self._open(transport, back)) as source:
                     async for event in source:
@@ -73,7 +74,7 @@ class Answer:
                             await transport.cancel(event.turn_id)
                         for ready in self._in_order(event):
                             self.resumed += broken
-                            cuts, broken = 0, False
+                            cuts, broken, cut = 0, False, None
                             self.finished = isinstance(ready, TERMINAL)
                             yield ready
                             if self.finished:
@@ -86,6 +87,8 @@ class Answer:
                     continue
                 cut = ConnectionLost("The stream has a gap.")
             except ConnectionLost as error:
+                if isinstance(error, NotUnderstood) and isinstance(cut, NotUnderstood):
+                    raise
                 cut = error
             except ChatError as error:
                 if error.code == "not_found" and self._forget_our_name():

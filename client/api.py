@@ -92,7 +92,7 @@ class Api:
             error = error.os_error
         elif isinstance(error, aiohttp.ClientError):  # also a ClientOSError, which is an OSError, but no refusal
             error = ConnectionResetError()
-        return ConnectionLost(trouble(self.url, error, reached))
+        return trouble(self.url, error, reached)
 
     async def connect(self) -> None:
         if not self._reached:

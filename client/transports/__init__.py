@@ -31,8 +31,18 @@ class ConnectionLost(Exception):
     """Nobody answers any more; the message is one clear sentence."""
 
 
-def trouble(url: str, error: Exception, reached: bool = True) -> str:
-    """What is wrong with the way to this server, which has answered before or not, and what to do about it."""
+class NotUnderstood(ConnectionLost):
+    """Somebody answers, but not in this protocol."""
+
+
+def trouble(url: str, error: Exception, reached: bool = True) -> ConnectionLost:
+    """The trouble with the way to this server, which has answered before or not, as one clear sentence."""
+    kind = NotUnderstood if isinstance(error, ProtocolError) else ConnectionLost
+    return kind(_what_is_wrong(url, error, reached))
+
+
+def _what_is_wrong(url: str, error: Exception, reached: bool) -> str:
+    """In words, and what to do about it."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"The certificate of {url} is not trusted here: {error.verify_message}."
     if isinstance(error, ssl.SSLError):
@@ -42,7 +52,7 @@ def trouble(url: str, error: Exception, reached: bool = True) -> str:
     if isinstance(error, TimeoutError):
         return f"The server at {url} does not answer."
     if isinstance(error, ProtocolError):
-        return f"The server at {url} does not speak this protocol: {error}."
+        return f"The server at {url} does not speak this protocol: {str(error).removesuffix('.')}."
     if isinstance(error, OSError) and not isinstance(error, _CUT):
         return f"No server answers at {url}. Start one with `python -m server`, or name another address."
     if not reached and url.startswith("http:"):

@@ -122,7 +122,7 @@ class Grpc:
         """The trouble as one clear sentence."""
         if self._channel is not None and self._channel.foreign:
             return ConnectionLost(f"{self.url} answers, but is no fivewire server (it does not speak HTTP/2).")
-        return ConnectionLost(trouble(self.url, error, self._channel is None or self._channel.reached))
+        return trouble(self.url, error, self._channel is None or self._channel.reached)
 
     async def _say(self, request: pb2.ChatRequest) -> None:
         chat = self._chat

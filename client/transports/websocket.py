@@ -74,7 +74,7 @@ class WebSocket(Api):
                 if message.type == aiohttp.WSMsgType.TEXT:
                     self._received(message.data)
         except ProtocolError as error:
-            return ConnectionLost(trouble(self.url, error))
+            return trouble(self.url, error)
         if socket.close_code == CLOSE_TOO_BIG:
             self._duplex.refused(ChatError("too_large", "The message is too large for this server."))
         if socket.close_code in _CLOSED:

@@ -7,12 +7,13 @@ from typing import Any
 import pytest
 
 from client.answer import Answer
-from client.transports import ConnectionLost
+from client.transports import ConnectionLost, NotUnderstood
 from proto.errors import ChatError
 from proto.events import Chunk, Complete, Event, SessionInfo, Status, Usage
 from proto.requests import ChatRequest, Cursor
 
 CUT = ConnectionLost("cut")
+NONSENSE = NotUnderstood("nonsense")
 BUSY = ChatError("session_busy", "busy", turn_id="other")
 
 
@@ -81,6 +82,9 @@ SURVIVED = {
     "cut between status and response": [[LOG[1], CUT], LOG],
     "a gap, filled by resuming": [[*LOG[:2], *LOG[3:]], LOG[2:]],
     "it restarts while we resume": [[*LOG[:3], CUT], [ChatError("unavailable", "draining")], LOG[3:]],
+    "nonsense, once": [[NONSENSE], LOG],
+    "nonsense, and it moves": [[*LOG[:n], NONSENSE] for n in range(1, 4)] + [LOG],
+    "nonsense, but not the same again": [[NONSENSE], [CUT], [NONSENSE], LOG],
     "somebody else's event": [[LOG[0], LOG[1]._replace(turn_id="x"), *LOG[1:]]],
 }
 
@@ -151,6 +155,8 @@ def test_a_killed_server_ends_the_turn_behind_what_it_had_kept(seq: int, run: Ca
         ([[*LOG[:3], CUT], [ChatError("not_found", "gone")]], None),
         ([[CUT]] * 4, CUT),
         ([[*LOG[:3], CUT], *([[CUT]] * 3)], CUT),
+        ([[NONSENSE]] * 2, NONSENSE),
+        ([[*LOG[:3], NONSENSE], [NONSENSE]], NONSENSE),
         ([[ChatError("unavailable", "draining")]], None),
     ],
 )

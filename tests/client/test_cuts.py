@@ -14,9 +14,10 @@ from client.app import open_transport
 from client.conversation import Conversation
 from client.duplex import Duplex
 from client.settings import PROTOCOLS
-from client.transports import ConnectionLost, Update
+from client.transports import ConnectionLost, NotUnderstood, Update
 from client.transports.rest import Rest
 from client.transports.stream import Stream
+from client.transports.websocket import WebSocket
 from proto.errors import ChatError
 from proto.events import Chunk, Complete, Event, SessionInfo, Status
 from proto.requests import ChatRequest
@@ -162,9 +163,7 @@ def test_a_long_history_is_read(
 # Answers that are none, over HTTP
 
 
-async def answered(
-    respond: Callable[[web.Request], Any], use: Callable[[Stream], Any], protocol: str = "ndjson"
-) -> Any:
+async def answered(respond: Callable[[web.Request], Any], use: Callable[[Any], Any], protocol: str = "ndjson") -> Any:
     """What a transport makes of such a server."""
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", respond)
@@ -172,7 +171,7 @@ async def answered(
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
-    transport = Stream(f"http://127.0.0.1:{runner.addresses[0][1]}", protocol)
+    transport = open_transport(protocol, f"http://127.0.0.1:{runner.addresses[0][1]}", Listener())
     try:
         return await use(transport)
     finally:
@@ -210,6 +209,30 @@ def test_what_is_no_answer(status: int, content_type: str, body: str, told: str,
 
     with pytest.raises(ConnectionLost, match=told):
         run(answered(respond, followed))
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ('{"type":"chunk","text":5}', "'text' has a wrong type"),
+        ('{"type":"error","code":[],"message":"no","retryable":false,"timestamp":""}', "'code' has a wrong type"),
+        ("no json", "is not valid JSON"),
+    ],
+)
+def test_what_is_no_answer_over_a_websocket(said: str, told: str, run: Callable[..., Any]) -> None:
+    async def respond(request: web.Request) -> web.WebSocketResponse:
+        socket = web.WebSocketResponse()
+        await socket.prepare(request)
+        async for _ in socket:
+            await socket.send_str(said)
+        return socket
+
+    async def asked(transport: WebSocket) -> None:
+        async for _ in transport.send(ChatRequest("hi")):
+            pass
+
+    with pytest.raises(NotUnderstood, match=told):
+        run(answered(respond, asked, "websocket"))
 
 
 def test_nothing_left(run: Callable[..., Any]) -> None:

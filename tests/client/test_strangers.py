@@ -1,8 +1,10 @@
-"""What a server says that is none of ours: no word of it steers the terminal."""
+"""What a server says that is none of ours: no word of it steers the terminal, and what nobody understands is told."""
 
 import json
 from collections.abc import Callable
 from typing import Any
+
+import pytest
 
 from tests.client.stranger import Stranger, lines
 from tests.client.terminal import CTRL_C, CTRL_D, ENTER, TAB, Terminal
@@ -84,3 +86,24 @@ def test_no_text_of_a_server_steers_what_goes_wrong(stranger: Callable[..., Stra
     told = "fivewire: the answer is not whole: odd]0;pwned\n"
     again = f"{told}fivewire: the session 's]0;pwned' is new\n{told}"
     assert ask(url, "--protocol", "ndjson", typed="one\ntwo\n") == (0, "hello]0;pwned\nhello]0;pwned\n", again)
+
+
+@pytest.mark.parametrize(
+    ("place", "wrong", "name"),
+    [(0, {"seq": "1"}, "seq"), (2, {"text": None}, "text"), (3, {"usage": {"input_tokens": 1.5}}, "input_tokens")],
+)
+def test_what_nobody_understands_is_told(
+    place: int, wrong: dict[str, Any], name: str, stranger: Callable[..., Stranger]
+) -> None:
+    events = turn()
+    events[place] |= wrong
+    url = stranger({**ANSWERS, "POST /chat/stream": lines(events)}).url
+    told = f"fivewire: The server at {url} does not speak this protocol: '{name}' has a wrong type."
+    assert ask(url, "--protocol", "ndjson", "hi") == (3, "", f"{told} Trying again.\n{told}\n")
+
+
+def test_a_usage_that_is_not_whole_is_no_trouble(stranger: Callable[..., Stranger]) -> None:
+    events = turn()
+    events[-1] |= {"usage": {"input_tokens": 1}, "finish_reason": "stop"}
+    url = stranger({**ANSWERS, "POST /chat/stream": lines(events)}).url
+    assert ask(url, "--protocol", "ndjson", "hi") == (0, "hello]0;pwned\n", "")
