@@ -18,6 +18,8 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
+from tests.web.cable import Cable
+
 START_SECONDS = 30.0
 ANSWER_SECONDS = 20.0
 NAMES = (
@@ -377,3 +379,10 @@ def visit(shared_server: Any, browser: Browser) -> Iterator[Callable[[], Visitor
 @pytest.fixture
 def demo(visit: Callable[[], Visitor]) -> Visitor:
     return visit()
+
+
+@pytest.fixture
+def cable(shared_server: Any) -> Iterator[Cable]:
+    opened = Cable(shared_server.port)
+    yield opened
+    opened.close()

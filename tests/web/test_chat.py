@@ -1,12 +1,12 @@
 """Asking over every protocol, in a real browser: answers grow, stop, break, and survive reloads and dead servers."""
 
-import asyncio
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.web.cable import Cable
 
 QUICK = "demo?chunks=12&rate=200"
 ENDLESS = "demo?chunks=5000&rate=25"
@@ -158,70 +158,6 @@ def test_a_killed_server_is_waited_for(
     page.click(".retry")
     page.ended(turns=2)
     assert page.shown() == page.answer()
-
-
-class Cable:
-    """A TCP relay between the browser and the server, that can be cut and mended."""
-
-    def __init__(self, port: int) -> None:
-        self._server_port = port
-        self._loop = asyncio.new_event_loop()
-        self._open: set[asyncio.StreamWriter] = set()
-        self._thread = threading.Thread(target=self._loop.run_forever)
-        self._thread.start()
-        self.port = 0
-        self.mend()
-        self.url = f"http://127.0.0.1:{self.port}"
-
-    def mend(self) -> None:
-        asyncio.run_coroutine_threadsafe(self._listen(), self._loop).result(10)
-
-    def cut(self) -> None:
-        asyncio.run_coroutine_threadsafe(self._abort(), self._loop).result(10)
-
-    def close(self) -> None:
-        self.cut()
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
-
-    async def _listen(self) -> None:
-        self._server = await asyncio.start_server(self._relay, "127.0.0.1", self.port)
-        self.port = self._server.sockets[0].getsockname()[1]
-
-    async def _abort(self) -> None:
-        self._server.close()
-        for writer in self._open:
-            writer.transport.abort()
-        while self._open:
-            await asyncio.sleep(0)
-
-    async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._server_port)
-        pair = {writer, far_writer}
-        self._open |= pair
-        try:
-            await asyncio.gather(_copy(reader, far_writer), _copy(far_reader, writer))
-        finally:
-            for one in pair:
-                one.close()
-            self._open -= pair
-
-
-async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    try:
-        while data := await reader.read(65536):
-            writer.write(data)
-    except ConnectionError:
-        pass
-    writer.close()
-
-
-@pytest.fixture
-def cable(shared_server: Any) -> Iterator[Cable]:
-    opened = Cable(shared_server.port)
-    yield opened
-    opened.close()
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)

@@ -1,12 +1,12 @@
 """Sessions that change while nobody looks: what is shown is what the server has, and it stays where it is."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from tests.web.test_chat import Cable
+from tests.web.cable import Cable
 
 QUICK = "demo?chunks=6&rate=200"
 ENDLESS = "demo?chunks=5000&rate=25"
@@ -38,13 +38,6 @@ def two_sessions(page: Any) -> str:
     page.until(f"{top}.dataset.session === '{page.session}' && {top}.innerText.includes('2 messages')")
     page.until(f"document.querySelector('[data-session=\"{first}\"]')")
     return first
-
-
-@pytest.fixture
-def cable(shared_server: Any) -> Iterator[Cable]:
-    opened = Cable(shared_server.port)
-    yield opened
-    opened.close()
 
 
 def test_who_comes_back_sees_what_was_said_and_cleared_meanwhile(demo: Any) -> None:
