@@ -22,6 +22,7 @@ export class TurnView {
   #asked = performance.now();
   #first = null;
   #drawn = false;
+  #lost = false; // the connection, as far as is said
   #reader = new Reader();
 
   constructor({ message, protocol = null, retry = null }) {
@@ -87,6 +88,7 @@ export class TurnView {
   }
 
   waiting(delay) {
+    this.#lost = true;
     this.#describe(delay ? `connection lost, trying again in ${duration(delay)}` : "connection lost, trying again");
   }
 
@@ -143,8 +145,10 @@ export class TurnView {
 
   #show(text) {
     this.#shown = text;
-    if (this.finished || this.#drawn) return;
-    if (!this.#chunks || this.#chunks === 1) this.#describe("answering");
+    if (this.finished) return;
+    if (this.#chunks <= 1 || this.#lost) this.#describe("answering");
+    this.#lost = false;
+    if (this.#drawn) return;
     this.#drawn = true;
     requestAnimationFrame(() => this.#draw());
   }

@@ -172,6 +172,7 @@ def test_a_cut_cable_is_waited_for(protocol: str, page: Any, cable: Cable) -> No
     page.connected()
     if protocol != "rest":
         page.until(f"document.querySelector('#log .turn:last-child .prose').innerText.length > {length}")
+        page.until(f"!{LOST} && document.querySelector('#log .about').innerText.includes('answering')")
     page.click("#stop")
     page.ended()
     assert page.shown() == page.answer()
