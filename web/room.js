@@ -213,18 +213,21 @@ export class Room extends EventTarget {
     }
     const frames = this.#undecided;
     this.#undecided = [];
-    for (const frame of frames) if (frame.turn_id !== view?.turn_id) this.#witnessed(frame);
+    const opening = frames.findIndex(({ turn_id }) => turn_id === view?.turn_id); // what began before is over
+    frames.forEach((frame, place) => {
+      if (frame.turn_id !== view?.turn_id) this.#witnessed(frame, place < opening ? view : null);
+    });
   }
 
-  #witnessed(frame) {
+  #witnessed(frame, next = null) {
     const view = this.#views.get(frame.turn_id);
     if (view?.coming || view?.foreign) view.frames.push(frame);
     if (view?.foreign) this.#advance(view);
-    if (!view && (frame.type === "status" || frame.type === "response_start")) this.#witness(frame.turn_id, [frame]);
+    if (!view && frame.type === "response_start") this.#witness(frame.turn_id, [frame], next);
   }
 
   // A turn of somebody else: what it answers comes from its snapshot, the rest live.
-  async #witness(turn_id, frames) {
+  async #witness(turn_id, frames, next = null) {
     this.#views.set(turn_id, { frames, coming: true });
     let turn;
     try {
@@ -235,7 +238,7 @@ export class Room extends EventTarget {
     }
     const view = new TurnView({ message: turn.message, retry: (old) => this.#retry(old) });
     Object.assign(view, { turn_id, foreign: true, frames });
-    this.#add(view);
+    this.#add(view, next);
     if (!frames.length || frames[0].seq > 2) await this.#catchUp(view);
     else this.#advance(view);
   }
@@ -278,9 +281,10 @@ export class Room extends EventTarget {
     this.#changed();
   }
 
-  #add(view) {
+  #add(view, next = null) {
     if (view.turn_id) this.#views.set(view.turn_id, view);
-    this.node.append(view.node);
+    if (next) next.node.before(view.node);
+    else this.node.append(view.node);
     view.grown = () => this.#changed("grown");
     this.#changed("added");
     return view;

@@ -4,7 +4,7 @@
 //    chosen by then; a change of protocol in mid-answer is a cut made on purpose.
 // 2. Before the turn's id is known, the request is repeated with its idempotency key, which attaches to the same turn.
 // 3. Events are given in the order of their seq, each once: a member of a session may get a turn live while it also
-//    replays it, and WebSocket says `status` (2) before `response_start` (1).
+//    replays it.
 //    The terminal event is always given: after a crash of the server its log may end before the page's cursor.
 // 4. A stream that ends without a terminal event was cut. A stream that says nothing for longer than its transport
 //    allows is taken for cut as well: that is what a closed laptop leaves behind.

@@ -3,6 +3,9 @@
 // 1. The page keeps one Link, whatever the protocol of its own turns is: membership is how it sees the others.
 // 2. A Link that was opened to stay opens itself again, and joins its session again; its turns are cut meanwhile, and
 //    resumed by whoever reads them.
+// 3. Whose turn it is shows in `response_start`, which quotes the message. The server says `status` before it, and the
+//    Link gives it after it. Two members who send the same words at the same time get the same turn: one is refused as
+//    busy, and reads along.
 
 import { Arrivals } from "../arrivals.js";
 import { address } from "../dom.js";
@@ -22,6 +25,7 @@ export class Link extends EventTarget {
   #delay = FIRST_DELAY_MILLISECONDS;
   #timer = null;
   #ping = null;
+  #early = null; // a `status`, until its `response_start` is there
   state = "closed";
   close_code = null; // of the last connection
   session_id = null;
@@ -71,7 +75,7 @@ export class Link extends EventTarget {
           if (this.session_id) this.send({ type: "join_session", session_id: this.session_id });
           resolve();
         }
-        this.dispatchEvent(new CustomEvent("frame", { detail: frame }));
+        this.#give(frame);
       };
       socket.onclose = ({ code, reason }) => {
         clearTimeout(timeout);
@@ -89,6 +93,16 @@ export class Link extends EventTarget {
         if (this.#stays) this.#again(this.#delay);
       };
     });
+  }
+
+  #give(frame) {
+    if (frame.type === "status") {
+      this.#early = frame;
+      return;
+    }
+    this.dispatchEvent(new CustomEvent("frame", { detail: frame }));
+    if (frame.type === "response_start" && this.#early?.turn_id === frame.turn_id)
+      this.dispatchEvent(new CustomEvent("frame", { detail: this.#early }));
   }
 
   #again(delay) {
@@ -145,28 +159,30 @@ export class WebSocketTransport {
   }
 
   async *send(ask, signal) {
-    await this.link.open();
-    let turn_id = null;
+    let begun = false;
     try {
-      for await (const frame of this.#exchange({ type: "chat", ...ask }, signal)) {
-        if (!turn_id && refuses(frame, ask.session_id)) throw new Failure(frame.code, frame.message, frame);
-        if (!turn_id && (frame.type === "status" || frame.type === "response_start")) turn_id = frame.turn_id;
-        if (!turn_id || frame.turn_id !== turn_id) continue;
-        yield eventOf(frame);
-        if (ends(frame)) return;
+      for await (const event of this.#turn({ type: "chat", ...ask }, signal)) {
+        begun = true;
+        yield event;
       }
     } catch (problem) {
-      if (turn_id || !(problem instanceof Cut) || this.link.close_code !== CLOSE_TOO_BIG) throw problem;
+      if (begun || !(problem instanceof Cut) || this.link.close_code !== CLOSE_TOO_BIG) throw problem;
       throw new Failure("too_large", "The message is larger than the server takes.");
     }
   }
 
-  async *follow(turn_id, after, signal) {
+  follow(turn_id, after, signal) {
+    return this.#turn({ type: "resume", turn_id, after }, signal);
+  }
+
+  // The events of the turn that is asked for, to its end.
+  async *#turn(asked, signal) {
+    let { turn_id = null } = asked;
     await this.link.open();
-    for await (const frame of this.#exchange({ type: "resume", turn_id, after }, signal)) {
-      if (frame.type === "error" && !frame.seq && frame.turn_id === turn_id)
-        throw new Failure(frame.code, frame.message, frame);
-      if (frame.turn_id !== turn_id) continue;
+    for await (const frame of this.#exchange(asked, signal)) {
+      if (refuses(frame, turn_id, asked.session_id)) throw new Failure(frame.code, frame.message, frame);
+      if (!turn_id && begins(frame, asked)) turn_id = frame.turn_id;
+      if (!turn_id || frame.turn_id !== turn_id || !frame.seq) continue;
       yield eventOf(frame);
       if (ends(frame)) return;
     }
@@ -203,9 +219,17 @@ export function eventOf(frame) {
   return frame;
 }
 
-// Whether a message in this session was refused. Of one that it cannot decode, the server does not say whose it was.
-function refuses(frame, session_id) {
+// Whether this is the turn that was asked for.
+function begins(frame, { message, session_id }) {
+  return frame.type === "response_start" && frame.message === message && frame.session_id === session_id;
+}
+
+// Whether what was asked is refused: to follow a turn, or, while it has none, a message in this session. The refusal of a
+// message may name a turn as well, the one that keeps its session busy; of one that it cannot decode, the server does not
+// say whose it was.
+function refuses(frame, turn_id, session_id) {
   if (frame.type !== "error" || frame.seq) return false;
+  if (turn_id) return frame.turn_id === turn_id && !frame.session_id;
   return frame.session_id ? frame.session_id === session_id : !frame.turn_id;
 }
 
