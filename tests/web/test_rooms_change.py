@@ -11,6 +11,7 @@ from tests.web.cable import Cable
 QUICK = "demo?chunks=6&rate=200"
 ENDLESS = "demo?chunks=5000&rate=25"
 SAID = "Array.from(document.querySelectorAll('#log .said'), (node) => node.innerText).join()"
+LEFT = "document.querySelectorAll('#frames [aria-label^=session_left]').length"
 CURRENT = "document.querySelector('#session-list [aria-current]')?.dataset.session"
 
 
@@ -23,6 +24,11 @@ def told(page: Any, method: str, path: str, **fields: Any) -> Any:
 
 def by_another(page: Any, session: str, message: str = "By another") -> None:
     told(page, "POST", "chat", message=message, session_id=session, model_id=QUICK)
+
+
+def enter(page: Any, session: str) -> None:
+    """As a click does, also on a row that moves meanwhile."""
+    page.run(f"document.querySelector('[data-session=\"{session}\"]').click()")
 
 
 def two_sessions(page: Any) -> str:
@@ -168,6 +174,79 @@ def test_rooms_are_let_go_but_not_their_running_answers(demo: Any) -> None:
     demo.click(f"[data-session='{first}']")
     demo.until("growing.isConnected")
     demo.click("#stop")
+    demo.ended(turns=2)
+    assert demo.shown() == demo.answer()
+
+
+# Left when the answer grows; when the server has not heard of it; and before the message is sent.
+@pytest.mark.parametrize("when", ["growing", "sent", "asked"])
+def test_an_answer_over_websocket_goes_on_where_nobody_looks(when: str, page: Any, cable: Cable) -> None:
+    page.visit(cable.url)
+    first = two_sessions(page)
+    second = page.session
+    page.choose("#protocol", "websocket")
+    page.click("#clear-wire")
+    page.fill("#model", ENDLESS)
+    page.fill("#message", "Go on and on")
+    if when == "sent":
+        cable.hold()
+    page.run(
+        f"""(() => {{
+            document.querySelector("#composer").requestSubmit();
+            window.growing = document.querySelector("#log .turn:last-child");
+            window.leave = () => document.querySelector("[data-session='{first}']").click();
+            if ("{when}" === "asked") leave();
+        }})()"""
+    )
+    if when == "growing":
+        page.begun("websocket", turns=2)
+    page.until("document.querySelector('#frames [aria-label^=\"chat,\"]')")
+    if when != "asked":
+        page.run("leave()")
+    cable.release()
+    page.until(f"{LEFT} === {2 if when == 'asked' else 1}")
+    length = page.run("growing.textContent.length")
+    page.until(f"growing.textContent.length > {length + 50}")
+    listed = "fetch('sessions').then((answer) => answer.json()).then(({sessions}) => sessions)"
+    members = {row["session_id"]: row["connected_clients"] for row in page.run(listed)}
+    assert (members[first], members[second]) == (1, 0)
+    enter(page, second)
+    page.until("growing.isConnected")
+    page.click("#stop")
+    page.ended(turns=2)
+    assert page.run(SAID) == "The second,Go on and on"
+    assert page.shown() == page.answer()
+
+
+def test_an_answer_over_websocket_bears_coming_and_going(demo: Any) -> None:
+    first = two_sessions(demo)
+    second = demo.session
+    demo.ask("Go on and on", "websocket", ENDLESS)
+    demo.begun("websocket", turns=2)
+    demo.run("window.growing = document.querySelector('#log .turn:last-child')")
+    demo.click("#clear-wire")
+    places = json.dumps([first, second, first, second, first])
+    demo.run(f"for (const id of {places}) document.querySelector(`[data-session='${{id}}']`).click()")
+    demo.until(f"{LEFT} === 5")
+    length = demo.run("growing.textContent.length")
+    demo.until(f"growing.textContent.length > {length + 50}")
+    enter(demo, second)
+    demo.click("#stop")
+    demo.ended(turns=2)
+    assert demo.run(SAID) == "The second,Go on and on"
+    assert demo.shown() == demo.answer()
+
+
+def test_an_answer_over_websocket_ends_where_nobody_looks(demo: Any) -> None:
+    first = two_sessions(demo)
+    second = demo.session
+    demo.ask("Say something", "websocket", "demo?chunks=60&rate=40")
+    demo.begun("websocket", turns=2)
+    demo.run("window.growing = document.querySelector('#log .turn:last-child')")
+    enter(demo, first)
+    demo.until("growing.querySelector('.answer:not(.growing)')")
+    assert "60 chunks" in demo.run("growing.querySelector('.about').textContent")
+    enter(demo, second)
     demo.ended(turns=2)
     assert demo.shown() == demo.answer()
 

@@ -6,6 +6,9 @@
 // 3. Whose turn it is shows in `response_start`, which quotes the message. The server says `status` before it, and the
 //    Link gives it after it. Two members who send the same words at the same time get the same turn: one is refused as
 //    busy, and reads along.
+// 4. Whoever leaves a session is no longer sent its turns. The page's own is asked for again then, from where it is: to
+//    resume takes no membership. The answer to `leave_session` is the moment: what was asked before it has begun. And
+//    whoever asks in a session becomes a member: one that was left before is left once more.
 
 import { Arrivals } from "../arrivals.js";
 import { address } from "../dom.js";
@@ -177,12 +180,19 @@ export class WebSocketTransport {
 
   // The events of the turn that is asked for, to its end.
   async *#turn(asked, signal) {
-    let { turn_id = null } = asked;
+    let { turn_id = null, after = 0 } = asked;
+    const { session_id } = asked;
     await this.link.open();
+    const outside = session_id !== this.link.session_id;
     for await (const frame of this.#exchange(asked, signal)) {
-      if (refuses(frame, turn_id, asked.session_id)) throw new Failure(frame.code, frame.message, frame);
-      if (!turn_id && begins(frame, asked)) turn_id = frame.turn_id;
+      if (refuses(frame, turn_id, session_id)) throw new Failure(frame.code, frame.message, frame);
+      if (!turn_id && begins(frame, asked)) {
+        turn_id = frame.turn_id;
+        if (outside && session_id !== this.link.session_id) this.link.send({ type: "leave_session", session_id });
+      }
+      if (turn_id && frame.type === "session_left") this.link.send({ type: "resume", turn_id, after });
       if (!turn_id || frame.turn_id !== turn_id || !frame.seq) continue;
+      after = Math.max(after, frame.seq); // what is sent twice begins earlier
       yield eventOf(frame);
       if (ends(frame)) return;
     }
