@@ -240,7 +240,7 @@ function onFrame(frame) {
   if (frame.type === "session_joined") rooms.get(frame.session_id)?.joined(frame);
   if (frame.type === "error" && frame.code === "not_found") rooms.get(frame.session_id)?.reread(); // not joined
   if (frame.type !== "session_update") {
-    rooms.get(link.session_id)?.saw(frame);
+    rooms.forEach((one) => one.saw(frame)); // it may be of a room that was left since it was sent
     return;
   }
   const { update_type, session_id, connection_id } = frame;

@@ -4,7 +4,8 @@
 // 2. A room that is read again keeps what it shows as it is, draws what it has missed at its place, and lets go of what
 //    the server no longer has.
 // 3. Membership (WebSocket) brings every turn of the session, also the page's own. A turn that the page reads over the
-//    chosen protocol is shown from there; frames that come before its id is known are held until it is.
+//    chosen protocol is shown from there; frames that come before its id is known are held until it is. Of the frames
+//    only the first of a turn tells its session: every room sees them all, and takes up none that begins elsewhere.
 
 import { Cut, Failure } from "./failures.js";
 import { json, untapped } from "./http.js";
@@ -223,7 +224,8 @@ export class Room extends EventTarget {
     const view = this.#views.get(frame.turn_id);
     if (view?.coming || view?.foreign) view.frames.push(frame);
     if (view?.foreign) this.#advance(view);
-    if (!view && frame.type === "response_start") this.#witness(frame.turn_id, [frame], next);
+    const here = frame.type === "response_start" && frame.session_id === this.session_id;
+    if (here && !view) this.#witness(frame.turn_id, [frame], next);
   }
 
   // A turn of somebody else: what it answers comes from its snapshot, the rest live.

@@ -6,10 +6,8 @@ from typing import Any
 import pytest
 
 from tests.web.cable import Cable
+from tests.web.test_rooms_change import ENDLESS, QUICK, SAID, enter, two_sessions
 
-QUICK = "demo?chunks=6&rate=200"
-ENDLESS = "demo?chunks=5000&rate=25"
-SAID = "Array.from(document.querySelectorAll('#log .said'), (node) => node.innerText).join()"
 MINE = 'What "I" asked: \\ & 🙂'
 
 
@@ -22,7 +20,7 @@ def asked_first(page: Any, cable: Cable, visit: Callable[[], Any]) -> Callable[[
         page.ask("Hello", "websocket", QUICK)
         page.ended()
         other = visit()
-        other.click(f"[data-session='{page.session}']")
+        enter(other, page.session)
         other.ended()
         cable.hold()
         other.ask(message, "ndjson", model)
@@ -75,7 +73,7 @@ def test_a_refusal_that_names_a_turn_does_not_end_the_reading_of_it(
     page.ask("Hello", "websocket", QUICK)
     page.ended()
     other = visit()
-    other.click(f"[data-session='{page.session}']")
+    enter(other, page.session)
     other.ended()
     other.ask("What they asked", "ndjson", ENDLESS)
     page.begun(turns=2)
@@ -92,3 +90,38 @@ def test_a_refusal_that_names_a_turn_does_not_end_the_reading_of_it(
     assert "session_busy" not in page.run("theirs.innerText")
     other.click("#stop")
     page.until("!document.querySelector('#log .growing')")
+
+
+@pytest.mark.parametrize("whose", ["mine", "theirs"])
+def test_what_begins_in_a_session_that_is_left_is_not_shown_in_the_next(
+    whose: str, page: Any, cable: Cable, visit: Callable[[], Any]
+) -> None:
+    page.visit(cable.url)
+    first = two_sessions(page)
+    second = page.session
+    other = visit()
+    enter(other, second)
+    other.ended()
+    page.choose("#protocol", "websocket")
+    page.click("#clear-wire")
+    cable.hold()
+    if whose == "mine":
+        page.fill("#model", ENDLESS)
+        page.fill("#message", "And on")
+        page.press("Enter")
+        page.until("document.querySelector('#frames [aria-label^=\"chat,\"]')")
+    else:
+        other.ask("And on", "ndjson", ENDLESS)
+        other.begun(turns=2)
+    enter(page, first)
+    page.requests.clear()
+    cable.release()
+    page.until("document.querySelector('#frames [aria-label^=response_start]')")
+    page.until(f"{SAID} === 'The first'")
+    assert not [url for _, url in page.requests if "/turns/" in url]
+    enter(page, second)
+    page.begun(turns=2)
+    assert page.run(SAID) == "The second,And on"
+    (page if whose == "mine" else other).click("#stop")
+    page.ended(turns=2)
+    assert page.shown() == page.answer()

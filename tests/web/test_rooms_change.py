@@ -28,7 +28,7 @@ def by_another(page: Any, session: str, message: str = "By another") -> None:
 
 def enter(page: Any, session: str) -> None:
     """As a click does, also on a row that moves meanwhile."""
-    page.run(f"document.querySelector('[data-session=\"{session}\"]').click()")
+    page.until(f"(row => row && !row.click())(document.querySelector('[data-session=\"{session}\"]'))")
 
 
 def two_sessions(page: Any) -> str:
