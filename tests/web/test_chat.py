@@ -179,6 +179,30 @@ def test_a_cut_cable_is_waited_for(protocol: str, page: Any, cable: Cable) -> No
     assert page.run("document.querySelectorAll('#log .turn').length") == 1
 
 
+def test_a_websocket_that_falls_silent_is_given_up(page: Any, cable: Cable) -> None:
+    page.visit(cable.url)
+    page.ask("Hold the line", "websocket", ENDLESS)
+    page.begun("websocket")
+    page.run("window.setInterval = (then) => void (window.tick = then)")  # of the next connection
+    cable.cut()
+    page.until(LOST)
+    cable.mend()
+    page.connected()
+    page.run("tick()")
+    page.until("document.querySelector('#frames [aria-label^=pong]')")
+    page.run("tick()")
+    assert page.text("#connection") == "Connected"
+    cable.hold()
+    page.until("document.querySelector('#connection').dataset.state !== 'open' || void tick()")
+    page.until(LOST)
+    cable.release()
+    page.connected()
+    page.until(f"!{LOST}")
+    page.click("#stop")
+    page.ended()
+    assert page.shown() == page.answer()
+
+
 def test_a_session_chosen_while_the_server_is_away_comes_with_the_server(page: Any, cable: Cable) -> None:
     page.visit(cable.url)
     page.ask("The first session")

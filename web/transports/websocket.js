@@ -19,6 +19,7 @@ const FIRST_DELAY_MILLISECONDS = 400;
 const LONGEST_DELAY_MILLISECONDS = 8_000;
 const OPEN_TIMEOUT_MILLISECONDS = 10_000;
 const PING_MILLISECONDS = 20_000;
+const CLOSE_LOST = 1006; // without a goodbye
 const CLOSE_TOO_BIG = 1009;
 
 export class Link extends EventTarget {
@@ -59,7 +60,20 @@ export class Link extends EventTarget {
     const socket = new WebSocket(address("ws").replace(/^http/, "ws"));
     this.#socket = socket;
     return new Promise((resolve, reject) => {
-      const timeout = setTimeout(() => socket.close(), OPEN_TIMEOUT_MILLISECONDS);
+      let heard = true; // something, since the last ping
+      // Over at once: the browser would wait for the other side's goodbye, long after there is nobody to say it.
+      const giveUp = () => {
+        const { onclose } = socket;
+        socket.onmessage = socket.onclose = null;
+        socket.close();
+        onclose({ code: CLOSE_LOST, reason: "nothing was heard" });
+      };
+      const ping = () => {
+        if (!heard) return giveUp();
+        heard = false;
+        this.send({ type: "ping" });
+      };
+      const timeout = setTimeout(giveUp, OPEN_TIMEOUT_MILLISECONDS);
       socket.onopen = () =>
         this.tap({
           direction: "in",
@@ -68,12 +82,13 @@ export class Link extends EventTarget {
           head: `GET /ws\nupgrade: websocket\n\n101 Switching Protocols`,
         });
       socket.onmessage = ({ data }) => {
+        heard = true;
         const frame = JSON.parse(data);
         this.tap({ direction: "in", label: frameLabel(frame), ...bytesOf(data, 0) });
         if (frame.type === "connected") {
           clearTimeout(timeout);
           this.#delay = FIRST_DELAY_MILLISECONDS;
-          this.#ping = setInterval(() => this.send({ type: "ping" }), PING_MILLISECONDS);
+          this.#ping = setInterval(ping, PING_MILLISECONDS);
           this.#become("open");
           if (this.session_id) this.send({ type: "join_session", session_id: this.session_id });
           resolve();
@@ -143,7 +158,7 @@ export class Link extends EventTarget {
 }
 
 export class WebSocketTransport {
-  silence = {}; // the Link pings; a dead connection closes, and that is a cut
+  silence = {}; // the Link pings, and gives up a dead connection: that is a cut
 
   constructor(tap, link = new Link(tap)) {
     this.tap = tap;
