@@ -12,6 +12,8 @@ without a mask, RFC 6455 section 5.1, and control frames that are compressed, RF
 from collections.abc import Callable
 from typing import Protocol
 
+from aiohttp._websocket.helpers import websocket_mask  # in C, where aiohttp has that
+
 _MASKED, _COMPRESSED_CONTROL = 0x80, 0x48
 _WHOLE, _CONTROL, _WHOLE_TEXT = 0x80, 0x08, 0x81
 _LONG = 0xFF  # masked, with a length of eight bytes
@@ -87,11 +89,11 @@ def _short_text(data: bytes) -> str | None:
         size, head = int.from_bytes(data[2:4], "big"), 4
         if data[1] == _LONG or size < 126:  # or a length that is written longer than it may be
             return None
-    mask, masked = data[head : head + 4], data[head + 4 :]
+    mask, masked = data[head : head + 4], bytearray(data[head + 4 :])
     if not 0 <= size == len(masked) <= SHORT_BYTES:
         return None
-    key = int.from_bytes((mask * (size // 4 + 1))[:size], "big")
+    websocket_mask(mask, masked)
     try:
-        return (int.from_bytes(masked, "big") ^ key).to_bytes(size, "big").decode()
+        return masked.decode()
     except UnicodeDecodeError:
         return None  # the reader refuses it
