@@ -102,12 +102,20 @@ class OpenAI:
         """Made at the first request, on the loop that it then belongs to."""
         if self._session is None:
             self._session = aiohttp.ClientSession(
-                headers={"Authorization": f"Bearer {self._key}"} if self._key else None,
+                middlewares=(self._authorized,) if self._key else (),
                 connector=aiohttp.TCPConnector(limit=0),
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
                 trust_env=self._host not in _LOOPBACK,  # a proxy for the world is none for this machine
             )
         return self._session
+
+    async def _authorized(
+        self, request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType
+    ) -> aiohttp.ClientResponse:
+        """With the key, whatever `~/.netrc` has for this server. As a header of the session it would be one credential
+        too many: aiohttp, which looks there where it looks for proxies, refuses to send both."""
+        request.headers["Authorization"] = f"Bearer {self._key}"
+        return await send(request)
 
     @contextmanager
     def _translated(self) -> Iterator[None]:

@@ -1,6 +1,7 @@
 """What is OpenAI's own on the wire: its form of a conversation, its variants, its failures."""
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -198,6 +199,22 @@ def test_the_line_break_of_a_keys_file_is_no_part_of_it(openai: Any, playing: An
         async with playing(upstream_words.Answer(openai.ending())) as upstream:
             assert await answered(OpenAI(upstream.url, " key\n")) == [End("", "stop", USAGE)]
             assert upstream.seen[0].headers["Authorization"] == "Bearer key"
+
+    asyncio.run(run())
+
+
+def test_the_key_is_sent_whatever_is_in_netrc(
+    openai: Any, playing: Any, upstream_words: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "netrc").write_text("machine 0.0.0.0 login joe password other\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setenv("no_proxy", "*")
+
+    async def run() -> None:
+        async with playing(upstream_words.Answer(openai.ending())) as upstream:
+            elsewhere = upstream.url.replace("127.0.0.1", "0.0.0.0")  # for 127.0.0.1 neither proxies nor netrc count
+            assert await answered(openai.provider(elsewhere)) == [End("", "stop", USAGE)]
+            assert upstream.seen[0].headers["Authorization"] == f"Bearer {upstream_words.key}"
 
     asyncio.run(run())
 
