@@ -132,6 +132,9 @@ class DatabaseFile:
             return 0
 
     def _check_header(self) -> None:
+        if self._place.exists() and not self._place.is_file():
+            # The new file would be renamed into the place of `/dev/null`.
+            raise StoreRefused(f"{self.path} is no file. Choose another one with --store sqlite:PATH.")
         if self._size() == 0:
             return
         with open(self._place, "rb") as file:

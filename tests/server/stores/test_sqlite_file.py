@@ -207,6 +207,10 @@ def test_other_files_are_refused_and_left_alone(path: Path) -> None:
     path.unlink()
     path.mkdir()
     refused(path)
+    path.rmdir()
+    os.mkfifo(path)  # as empty as a new file, by its size
+    assert "no file" in refused(path)
+    assert path.is_fifo()
 
 
 def test_a_path_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
