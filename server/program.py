@@ -49,6 +49,7 @@ async def _serve(settings: Settings) -> int:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
+    reload.watch_parent(stopped.set)
     app = App(settings)
     await app.start(reload.inherited())
     # What exists now lives as long as the process: the collector need not walk through it again. Nothing that ends here

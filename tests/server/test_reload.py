@@ -1,10 +1,12 @@
 """`--reload`: the code changes, the server restarts, and no client sees a refused connection."""
 
 import asyncio
+import contextlib
 import json
 import os
 import select
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -29,20 +31,25 @@ def ask(url, message):
         return json.load(response)
 
 
-@pytest.fixture
-def parent(tmp_path):
-    """`python -m server --reload` on a copy of the code; it ends well."""
+def start(path):
+    """`python -m server --reload` on a copy of the code."""
     for folder in ("server", "proto", "web"):
-        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / folder, path / folder, ignore=shutil.ignore_patterns("__pycache__"))
     flags = ["--port", "0", "--grpc-port", "0", "--log-format", "json", "--quiet", "--reload", "--model", "demo"]
-    parent = subprocess.Popen(
-        [sys.executable, "-m", "server", *flags, "--store", f"sqlite:{tmp_path / 'chat.db'}"],
-        cwd=tmp_path,
+    return subprocess.Popen(
+        [sys.executable, "-m", "server", *flags, "--store", f"sqlite:{path / 'chat.db'}"],
+        cwd=path,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         env={name: value for name, value in os.environ.items() if not name.startswith("FIVEWIRE_")},
     )
+
+
+@pytest.fixture
+def parent(tmp_path):
+    """It ends well."""
+    parent = start(tmp_path)
     try:
         yield parent
     finally:
@@ -132,3 +139,18 @@ def test_a_stop_in_the_midst_of_a_restart_lets_answers_end(parent, tmp_path, con
     run(test())
     assert parent.wait(20) == 0
     assert parent.stdout.readline() == "", "no other server was started"
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGKILL])
+def test_the_server_stops_when_its_parent_is_gone(tmp_path, number):
+    parent = start(tmp_path)
+    parent.stdout.readline()
+    child = int((tmp_path / "chat.db.lock").read_text())
+    parent.send_signal(number)
+    try:
+        assert parent.wait(20) == -number
+        assert select.select([parent.stdout], [], [], 20)[0], "the child goes on, and holds its output open"
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
+        assert parent.communicate(timeout=20) == ("", "")
