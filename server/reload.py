@@ -113,8 +113,9 @@ def _times() -> dict[Path, int]:
     root = Path(__file__).parent.parent
     times = {}
     for folder in WATCHED:
-        for path in (root / folder).rglob("*"):
-            if path.suffix in (".py", ".js", ".css", ".html"):
-                with contextlib.suppress(FileNotFoundError):
-                    times[path] = path.stat().st_mtime_ns
+        for inside, _, names in os.walk(root / folder):  # `rglob` fails where a folder is removed meanwhile
+            for path in [Path(inside, name) for name in names]:
+                if path.suffix in (".py", ".js", ".css", ".html"):
+                    with contextlib.suppress(FileNotFoundError):
+                        times[path] = path.stat().st_mtime_ns
     return times

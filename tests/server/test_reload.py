@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -17,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from proto.requests import ChatRequest
+from server import reload
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -139,6 +141,29 @@ def test_a_stop_in_the_midst_of_a_restart_lets_answers_end(parent, tmp_path, con
     run(test())
     assert parent.wait(20) == 0
     assert parent.stdout.readline() == "", "no other server was started"
+
+
+def test_folders_may_come_and_go_while_the_code_is_looked_through(tmp_path, monkeypatch):
+    """As they do when another branch is checked out."""
+    page, coming = tmp_path / "web" / "page.js", tmp_path / "server" / "a" / "b"
+    page.parent.mkdir()
+    page.touch()
+    coming.parent.mkdir(parents=True)
+    monkeypatch.setattr(reload, "__file__", str(tmp_path / "server" / "reload.py"))
+    looked = threading.Event()
+
+    def come_and_go():
+        while not looked.is_set():
+            coming.mkdir()
+            coming.rmdir()
+
+    other = threading.Thread(target=come_and_go)
+    other.start()
+    try:
+        assert all(list(reload._times()) == [page] for _ in range(5000))
+    finally:
+        looked.set()
+        other.join()
 
 
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGKILL])
