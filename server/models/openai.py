@@ -137,18 +137,18 @@ class OpenAI:
             fields = _object(body)
         except ProtocolError:
             fields = {}
-        if response.status == 200 and "error" not in fields:
+        if response.status == 200 and _error(fields) is None:
             raise ChatError("model_error", f"{self._where} does not stream its answers.")
         raise self._failure(response.status, fields, model_id, _seconds(response.headers.get("Retry-After")))
 
     def _checked(self, fields: dict[str, Any]) -> dict[str, Any]:
         """A frame, unless it tells of a failure in the middle of the answer."""
-        if fields.get("error"):
+        if _error(fields):
             raise self._failure(200, fields, None, None)
         return fields
 
     def _failure(self, status: int, fields: dict[str, Any], model_id: str | None, wait: float | None) -> ChatError:
-        error = fields.get("error")
+        error = _error(fields)
         told = error.get("message") if isinstance(error, dict) else error or fields.get("detail")
         code = error.get("code") if isinstance(error, dict) else None
         if status == 200:
@@ -199,6 +199,11 @@ async def _pieces(chunks: AsyncGenerator[dict[str, Any] | None, None]) -> Pieces
     if finish_reason is None:
         raise broken()
     yield End("", finish_reason, usage)
+
+
+def _error(fields: dict[str, Any]) -> Any:
+    """What an answer says of a failure. Older versions of vLLM, and Mistral, say it without an object around it."""
+    return fields if fields.get("object") == "error" else fields.get("error")
 
 
 def _choice(choices: Any) -> tuple[str, str | None]:

@@ -172,6 +172,9 @@ def test_frames_without_text_are_none(openai: Any, playing: Any, upstream_words:
         (502, "<html>Bad gateway</html>", "model_error", True, "502"),
         (200, {"choices": [{"message": {"content": "Hi"}}]}, "model_error", False, "does not stream"),
         (200, {"error": {"message": "loading", "code": 503}}, "model_error", True, "loading"),
+        (404, {"object": "error", "message": "no such model"}, "invalid_request", False, "llama3:8b"),
+        (400, {"object": "error", "message": "context length exceeded"}, "model_error", False, "context length"),
+        (200, {"object": "error", "message": "loading", "code": 503}, "model_error", True, "loading"),
     ],
 )
 def test_refusals_by_kind(
@@ -184,6 +187,16 @@ def test_refusals_by_kind(
                 await answered(openai.provider(upstream.url, patience))
             assert (refused.value.code, refused.value.retryable) == (code, retryable)
             assert "<html>" not in refused.value.message
+
+    asyncio.run(run())
+
+
+def test_a_failure_in_the_middle_without_an_object_around_it(openai: Any, playing: Any, upstream_words: Any) -> None:
+    async def run() -> None:
+        failure = openai.frame({"object": "error", "message": "out of memory", "code": 500})
+        async with playing(upstream_words.Answer([openai.piece("Hi"), failure, b"data: [DONE]\n\n"])) as upstream:
+            with pytest.raises(ChatError, match="out of memory"):
+                await answered(openai.provider(upstream.url))
 
     asyncio.run(run())
 
