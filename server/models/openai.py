@@ -213,7 +213,13 @@ def _choice(choices: Any) -> tuple[str, str | None]:
     delta, finished = choices[0].get("delta"), choices[0].get("finish_reason")
     text = delta.get("content") if isinstance(delta, dict) else None
     reason = _FINISH_REASONS.get(finished, "stop") if isinstance(finished, str) and finished else None
-    return text if isinstance(text, str) else "", reason
+    return text if isinstance(text, str) else _text_of(text), reason
+
+
+def _text_of(parts: Any) -> str:
+    """The text of a list of parts: a model of Mistral's that thinks sends such, and its thoughts are no text."""
+    texts = [part.get("text") for part in parts if isinstance(part, dict)] if isinstance(parts, list) else []
+    return "".join(text for text in texts if isinstance(text, str))
 
 
 def _usage(told: Any) -> Usage | None:

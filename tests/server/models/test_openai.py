@@ -144,6 +144,8 @@ def test_half_a_surrogate_waits_for_the_other(openai: Any, playing: Any, upstrea
         {"choices": [{}]},
         {"choices": [{"delta": {"role": "assistant", "content": None}}]},
         {"choices": [{"delta": {"reasoning_content": "Hm."}}]},
+        {"choices": [{"delta": {"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "Hm."}]}]}}]},
+        {"choices": [{"delta": {"content": ["Hm.", {"type": "text", "text": None}]}}]},
         {"usage": {"prompt_tokens": "many"}},
     ],
 )
@@ -187,6 +189,16 @@ def test_refusals_by_kind(
                 await answered(openai.provider(upstream.url, patience))
             assert (refused.value.code, refused.value.retryable) == (code, retryable)
             assert "<html>" not in refused.value.message
+
+    asyncio.run(run())
+
+
+def test_text_may_come_as_a_list_of_parts(openai: Any, playing: Any, upstream_words: Any) -> None:
+    async def run() -> None:
+        parts = [{"type": "text", "text": "Hel"}, {"type": "reference", "reference_ids": [1]}]
+        writes = [openai.piece(parts), openai.piece([{"type": "text", "text": "lo"}]), *openai.ending()]
+        async with playing(upstream_words.Answer(writes)) as upstream:
+            assert await answered(openai.provider(upstream.url)) == ["Hel", "lo", End("", "stop", USAGE)]
 
     asyncio.run(run())
 
