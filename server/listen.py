@@ -41,7 +41,10 @@ class Address(NamedTuple):
 
 def bind(host: str, port: int) -> list[socket.socket]:
     """Bound sockets for every address of a host, all on one port, also where the port is 0. Raises OSError."""
-    found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    try:
+        found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except UnicodeError:  # an empty part, or one that is too long
+        raise OSError("no host can have this name") from None
     with contextlib.ExitStack() as opened:
         sockets: list[socket.socket] = []
         for family, kind, protocol, _, address in dict.fromkeys(found):

@@ -300,6 +300,8 @@ def test_what_keeps_it_from_starting(tmp_path: Path, certificate: tuple[str, str
     assert "~nosuch" in refusal("--store", "sqlite:~nosuch/chat.db")
     said = refusal("--store", "memory", "--host", "no-such-host.invalid")
     assert "no-such-host.invalid" in said and "--host" in said
+    said = refusal("--store", "memory", "--host", "127.0.0..1")
+    assert "127.0.0..1" in said and "--host" in said
     (tmp_path / "foreign.db").write_bytes(b"this is no database")
     assert "foreign.db" in refusal("--store", f"sqlite:{tmp_path / 'foreign.db'}")
     assert "no-such.pem" in refusal("--store", "memory", "--tls-cert", "no-such.pem", "--tls-key", certificate[1])
