@@ -11,6 +11,7 @@
 
 import asyncio
 import contextlib
+import errno
 import socket
 import ssl
 import weakref
@@ -24,6 +25,7 @@ TLS_HANDSHAKE_SECONDS = 10.0
 TLS_SHUTDOWN_SECONDS = 2.0
 BACKLOG_CONNECTIONS = 1024
 UNSENT_BYTES = 2**17  # that the kernel takes of one connection
+NOT_HERE = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)  # an address that this machine does not have
 
 HTTP_ALPN = ("http/1.1", "h2")
 GRPC_ALPN = ("h2",)
@@ -40,27 +42,43 @@ class Address(NamedTuple):
 
 
 def bind(host: str, port: int) -> list[socket.socket]:
-    """Bound sockets for every address of a host, all on one port, also where the port is 0. Raises OSError."""
+    """Bound sockets for every address of a host that this machine has, all on one port, also where the port is 0.
+    Raises OSError."""
     try:
         found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except UnicodeError:  # an empty part, or one that is too long
         raise OSError("no host can have this name") from None
     with contextlib.ExitStack() as opened:
         sockets: list[socket.socket] = []
+        missing: OSError | None = None
         for family, kind, protocol, _, address in dict.fromkeys(found):
-            bound = opened.enter_context(socket.socket(family, kind, protocol))
-            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                # Without this the IPv6 socket of "all addresses" takes the IPv4 ones too, and the next bind fails.
-                bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             try:
-                bound.bind((address[0], port, *address[2:]))
+                bound = _bound(family, kind, protocol, (address[0], port, *address[2:]))
             except OSError as error:
-                raise OSError(error.errno, f"port {port}: {error.strerror}") from None
+                missing = OSError(error.errno, f"port {port}: {error.strerror}")
+                if error.errno in NOT_HERE:  # as that of `localhost` for IPv6 in many a container
+                    continue
+                raise missing from None
             port = bound.getsockname()[1]
-            sockets.append(bound)
+            sockets.append(opened.enter_context(bound))
         opened.pop_all()
-        return sockets
+    if missing and not sockets:
+        raise missing
+    return sockets
+
+
+def _bound(family: int, kind: int, protocol: int, address: tuple[Any, ...]) -> socket.socket:
+    bound = socket.socket(family, kind, protocol)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            # Without this the IPv6 socket of "all addresses" takes the IPv4 ones too, and the next bind fails.
+            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        bound.bind(address)
+    except OSError:
+        bound.close()
+        raise
+    return bound
 
 
 def tls_context(certificate: str, key: str | None, alpn: Sequence[str]) -> ssl.SSLContext:

@@ -215,3 +215,14 @@ def test_every_address_of_a_host_gets_the_same_port():
     finally:
         for bound in sockets:
             bound.close()
+
+
+def test_an_address_of_a_host_that_this_machine_does_not_have_is_left_out(monkeypatch):
+    not_here, here = "192.0.2.1", "127.0.0.1"  # RFC 5737 keeps the first for examples
+    with pytest.raises(OSError, match="port 0: "):
+        bind(not_here, 0)
+    found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (host, 0)) for host in (not_here, here)]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+    (bound,) = bind("a-name-for-both", 0)
+    with bound:
+        assert bound.getsockname()[0] == here
