@@ -242,6 +242,8 @@ def _address(url: str) -> tuple[str, str, str]:
     try:
         parts = urlsplit(url.strip())
         host, port = parts.hostname, parts.port
+        if host and host.isascii():
+            host.encode("idna")  # fails here, and not in the resolver at every question
     except ValueError:
         host = None
     if host is None or parts.scheme not in ("http", "https"):

@@ -60,7 +60,9 @@ def test_a_version_in_the_path_is_kept_and_no_key_sends_no_header(
     asyncio.run(run())
 
 
-@pytest.mark.parametrize("url", ["", "localhost:11434", "ftp://localhost", "http://", "http://[::1", "http://x:y/"])
+@pytest.mark.parametrize(
+    "url", ["", "localhost:11434", "ftp://localhost", "http://", "http://[::1", "http://x:y/", "http://10.0..1:11434"]
+)
 def test_an_address_that_is_none_is_refused(url: str) -> None:
     with pytest.raises(ChatError, match="LOCAL_LLM_URL"):
         OpenAI(url)
