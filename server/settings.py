@@ -70,6 +70,15 @@ def _origin(text: str) -> str:
 
 _origin.__name__ = "origin, like https://example.org"
 
+
+def _file(text: str) -> str:
+    if not text:  # `--tls-cert "$CERT"`, where that is not set, shall not mean: without TLS
+        raise ValueError
+    return text
+
+
+_file.__name__ = "file name"
+
 _port = _number(0, 65535, int)
 _seconds = _number(0.05, 86400, float)
 _price = _number(0, 1_000_000, float)
@@ -114,8 +123,8 @@ class Settings:
     quiet: bool = _flag("log warnings and errors only", False, _switch)
     verbose: bool = _flag("log every chunk", False, _switch)
     reload: bool = _flag("restart when the code changes; sessions survive, clients resume", False, _switch)
-    tls_cert: str | None = _flag("certificate (PEM) for TLS on all ports", None, str, "FILE")
-    tls_key: str | None = _flag("its key (PEM)", None, str, "FILE")
+    tls_cert: str | None = _flag("certificate (PEM) for TLS on all ports", None, _file, "FILE")
+    tls_key: str | None = _flag("its key (PEM)", None, _file, "FILE")
 
 
 def parse(arguments: Sequence[str], environ: Mapping[str, str] = os.environ) -> Settings:

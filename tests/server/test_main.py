@@ -110,6 +110,7 @@ def test_origins_are_a_list() -> None:
         ["--price-in", "-1"],
         ["--tls-cert", "cert.pem"],
         ["--tls-key", "key.pem"],
+        ["--tls-cert", "", "--tls-key", ""],
         ["--no-such-flag"],
         ["something"],
     ],
