@@ -7,6 +7,7 @@ import os
 import select
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -21,6 +22,7 @@ from proto.requests import ChatRequest
 from server import reload
 
 ROOT = Path(__file__).parent.parent.parent
+ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("FIVEWIRE_")}
 
 
 def ask(url, message):
@@ -44,7 +46,7 @@ def start(path):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={name: value for name, value in os.environ.items() if not name.startswith("FIVEWIRE_")},
+        env=ENVIRONMENT,
     )
 
 
@@ -164,6 +166,31 @@ def test_folders_may_come_and_go_while_the_code_is_looked_through(tmp_path, monk
     finally:
         looked.set()
         other.join()
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_server_runs_without_standard_streams(closed):
+    """Here as a child, for it cannot tell where it listens, nor that it does."""
+    pipe, ours = os.pipe()
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        sh = ["sh", "-c", f'exec "$@" {closed}', "sh", sys.executable, "-m", "server", "--store", "memory"]
+        numbers = (listening.fileno(), pipe)
+        with subprocess.Popen(
+            sh,
+            cwd=ROOT,
+            env={**ENVIRONMENT, reload.VARIABLE: f"{numbers[0]};;{pipe}"},
+            pass_fds=numbers,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        ) as child:
+            address = listening.getsockname()
+            listening.close()  # or nobody would say that the child has ended
+            try:
+                assert ask(f"http://127.0.0.1:{address[1]}", "Hello")["message_count"] == 2
+            finally:
+                os.close(ours)
+                os.close(pipe)
+            assert child.wait(20) == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGKILL])
