@@ -121,6 +121,9 @@ class OpenAI:
     def _translated(self) -> Iterator[None]:
         try:
             yield
+        except aiohttp.ClientSSLError:
+            trust = "its certificate is not trusted (SSL_CERT_FILE names one that is), or it speaks none"
+            raise ChatError("model_error", f"No TLS with {self._where}: {trust}.") from None
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
             raise ChatError("model_error", f"Nothing answers at {self._where}.", retryable=True) from None
         except (aiohttp.ClientError, OSError):

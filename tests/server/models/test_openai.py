@@ -9,6 +9,7 @@ import pytest
 from proto.answers import ModelInfo
 from proto.errors import ChatError
 from proto.events import Usage
+from server.listen import HTTP_ALPN, tls_context
 from server.models import End, Message
 from server.models.openai import OpenAI
 
@@ -211,6 +212,25 @@ def test_a_failure_in_the_middle_without_an_object_around_it(openai: Any, playin
         async with playing(upstream_words.Answer([openai.piece("Hi"), failure, b"data: [DONE]\n\n"])) as upstream:
             with pytest.raises(ChatError, match="out of memory"):
                 await answered(openai.provider(upstream.url))
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("speaks_tls", [True, False])
+def test_who_answers_without_a_certificate_to_trust_is_not_nobody(
+    certificate: tuple[str, str], upstream_words: Any, speaks_tls: bool
+) -> None:
+    async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        writer.close()
+
+    async def run() -> None:
+        tls = tls_context(*certificate, HTTP_ALPN) if speaks_tls else None
+        async with await asyncio.start_server(hang_up, "127.0.0.1", 0, ssl=tls) as upstream:
+            url = f"https://127.0.0.1:{upstream.sockets[0].getsockname()[1]}"
+            with pytest.raises(ChatError, match=f"No TLS with {url}") as told:
+                await answered(OpenAI(url, patience=upstream_words.patience))
+            assert (told.value.code, told.value.retryable) == ("model_error", False)
 
     asyncio.run(run())
 
