@@ -227,6 +227,19 @@ def _session() -> aiohttp.ClientSession:
         if responses is not None:
             responses.append(end.response)
 
+    async def with_the_key_alone(
+        request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType
+    ) -> aiohttp.ClientResponse:
+        """Where aiohttp looks for proxies it looks into `~/.netrc` too, and a password from there goes with the key."""
+        if "x-goog-api-key" in request.headers:
+            request.headers.popall("Authorization", None)
+        return await send(request)
+
     trace = aiohttp.TraceConfig()
     trace.on_request_end.append(opened)
-    return aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), trust_env=True, trace_configs=[trace])
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0),
+        trust_env=True,
+        trace_configs=[trace],
+        middlewares=[with_the_key_alone],
+    )

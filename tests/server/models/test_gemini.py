@@ -74,6 +74,22 @@ def test_a_finish_reason_with_every_piece(gemini: Any, playing: Any, upstream_wo
     asyncio.run(run())
 
 
+def test_no_password_from_netrc_goes_with_the_key(
+    gemini: Any, playing: Any, upstream_words: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "netrc").write_text("default login joe password other\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setenv("no_proxy", "*")
+
+    async def run() -> None:
+        async with playing(upstream_words.Answer(gemini.ending())) as upstream:
+            await answered(gemini.provider(upstream.url))
+            names = [name.lower() for name in upstream.seen[0].headers]
+            assert "x-goog-api-key" in names and "authorization" not in names
+
+    asyncio.run(run())
+
+
 def test_thoughts_are_not_text(gemini: Any, playing: Any, upstream_words: Any) -> None:
     async def run() -> None:
         parts = [{"text": "Let me think. ", "thought": True}, {"text": "Yes"}, {"text": "."}]
