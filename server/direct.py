@@ -54,11 +54,14 @@ class DirectWriter(Whole):
     that. To hear of the first byte it lowers the transport's limit: whoever waits for the transport to drain, be it
     aiohttp or grpclib, waits until nothing is held back."""
 
-    __slots__ = ("_handed", "_own", "_socket", "_transport")
+    __slots__ = ("_below", "_handed", "_own", "_socket", "_transport")
 
     def __init__(self, transport: asyncio.Transport) -> None:
         self._handed = 0  # bytes that were for the transport to send
         self._transport: asyncio.Transport | None = transport
+        # TLS hands what it has encrypted on to the socket's transport, half a megabyte at a time. What it holds itself
+        # stays the same until the other holds next to nothing, which may take a slow peer minutes.
+        self._below: Any = getattr(getattr(transport, "_ssl_protocol", None), "_transport", None)
         self._own: Any = None
         # TLS, Windows' proactor and other loops have reasons of their own not to send at once.
         if type(transport).__module__ == "asyncio.selector_events":
@@ -93,7 +96,11 @@ class DirectWriter(Whole):
 
     def taken(self) -> int:
         # How much is held back tells nothing by itself: many may write by one connection, each when there is room.
-        return self._handed - (self._transport.get_write_buffer_size() if self._transport is not None else 0)
+        return self._handed - self.held()
+
+    def held(self) -> int:
+        """How many bytes the peer has yet to take before more can be sent."""
+        return sum(each.get_write_buffer_size() for each in (self._transport, self._below) if each is not None)
 
     def pause(self) -> None:
         """The transport holds something back."""
@@ -105,7 +112,7 @@ class DirectWriter(Whole):
 
     def lost(self) -> None:
         """The connection is gone, and so is what is written from now on."""
-        self._transport = self._own = self._socket = None
+        self._transport = self._below = self._own = self._socket = None
 
 
 class Writing(Protocol):

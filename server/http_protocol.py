@@ -308,7 +308,7 @@ class HttpProtocol(RequestHandler):
         """Plain answers, and what is left of a stream whose turn has ended, have no follower that would notice that the
         peer takes nothing. A follower, which may have something to say about it, notices first."""
         transport = self.transport
-        now = transport.get_write_buffer_size() if isinstance(transport, asyncio.WriteTransport) else 0
+        now = self.direct.held()
         if transport is not None and buffered and now >= buffered:
             transport.abort()
         else:

@@ -2,7 +2,10 @@
 
 import asyncio
 import contextlib
+import socket
 import ssl
+
+import pytest
 
 from server.direct import DirectWriter
 
@@ -100,18 +103,36 @@ def test_what_fits_into_the_socket_never_reaches_the_transport(run, monkeypatch)
     run(scenario())
 
 
-def test_tls_writes_by_its_transport(run, certificate):
+@pytest.fixture
+def tls(certificate):
     server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     server.load_cert_chain(*certificate)
-    client = ssl.create_default_context(cafile=certificate[0])
-    client.check_hostname = False
+    return {"server": server, "client": ssl.create_default_context(cafile=certificate[0])}
 
+
+def test_tls_writes_by_its_transport(run, tls):
     async def scenario():
-        ours, reader, writer = await connected(server=server, client=client)
+        ours, reader, writer = await connected(**tls)
         for piece in pieces(300):
             ours.writer.write(piece)
         assert await reader.readexactly(sum(map(len, pieces(300)))) == b"".join(pieces(300))
         writer.close()
+
+    run(scenario())
+
+
+def test_over_tls_too_it_is_told_what_a_slow_peer_takes(run, tls):
+    async def scenario():
+        ours, reader, writer = await connected(**tls)
+        ours.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2**12)
+        for _ in range(2):
+            ours.writer.write(bytes(2**20))  # the first leaves TLS at once, whether the socket takes it or not
+        assert ours.paused
+        waiting, taken = ours.transport.get_write_buffer_size(), ours.writer.taken()
+        while ours.writer.taken() == taken:
+            await reader.readexactly(2**12)
+        assert taken < ours.writer.taken() and ours.transport.get_write_buffer_size() == waiting
+        writer.transport.abort()
 
     run(scenario())
 
