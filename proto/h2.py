@@ -262,6 +262,7 @@ class H2(Receiving):
     """h2, with less memory and more patience."""
 
     MAX_CLOSED_STREAMS = 1000  # remembered per connection; h2 has 65,536
+    max_decoded_header_bytes = MAX_HEADER_LIST_BYTES  # more ends the connection
     DEFAULT_MAX_HEADER_LIST_SIZE = MAX_HEADER_LIST_BYTES
 
     _forget_at = 64
@@ -276,7 +277,7 @@ class H2(Receiving):
         }
         self.local_settings = SmallSettings(config.client_side, settings)
         self.remote_settings = SmallSettings(not config.client_side)
-        self.decoder.max_header_list_size = MAX_HEADER_LIST_BYTES
+        self.decoder.max_header_list_size = self.max_decoded_header_bytes
         for coder in (self.encoder, self.decoder):
             cast(Any, coder.header_table).dynamic_entries = _Entries()
 

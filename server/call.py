@@ -26,6 +26,7 @@ _CODES = {
     Status.RESOURCE_EXHAUSTED: "too_large",
     Status.UNAVAILABLE: "unavailable",
 }
+_CODES_OF_NO_CALL = {Status.UNIMPLEMENTED: "not_found", Status.RESOURCE_EXHAUSTED: "too_large"}
 
 
 def _literal(name: bytes, value: bytes) -> bytes:
@@ -157,5 +158,5 @@ class ServerStream(Stream):
             return []
         code = _CODES.get(status, "invalid_request")
         if self.wrapper is None:  # grpclib has not got as far as to the method
-            code = "not_found" if status is Status.UNIMPLEMENTED else "invalid_request"
+            code = _CODES_OF_NO_CALL.get(status, "invalid_request")
         return list(pb.error_metadata(ChatError(code, "")).items()) if code else []

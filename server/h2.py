@@ -40,6 +40,7 @@ from proto.h2 import (
     H2,
     LINGER_SECONDS,
     MAX_CONCURRENT_STREAMS,
+    MAX_HEADER_LIST_BYTES,
     MAX_STREAM_ID,
     Connection,
     Protocol,
@@ -60,6 +61,8 @@ MAX_BUFFERED_BYTES = 4 * 2**20  # for the socket; more is what comes of replies 
 PREFACE_SECONDS = 10.0
 IDLE_SECONDS = 600.0
 LAST_CALL_SECONDS = 0.1  # for calls that a peer has made before it heard that it should not
+
+ENTRY_BYTES = 32  # that a header counts for, besides its own (RFC 9113 section 6.5.2)
 
 # Of a call's headers, those that mean something here.
 _USED = {":method", ":path", "te", "content-type", "grpc-encoding", "grpc-accept-encoding"}
@@ -101,6 +104,10 @@ class ServerConnection(Connection):
 
 class ServerH2(H2):
     """Counts what costs, and knows who has taken room out of the windows in advance."""
+
+    # A proxy that has not heard of our limit (Envoy lets 60 kB pass) sends calls of many clients by one connection:
+    # those of the others are not to end with the one that has too much.
+    max_decoded_header_bytes = 4 * MAX_HEADER_LIST_BYTES
 
     budget = BUDGET_FRAMES
     holder: Outflow | None = None
@@ -244,6 +251,10 @@ class Calls(grpclib.server.Handler):
             names = {name for name, _ in headers}
             if ":method" not in names or ":path" not in names:
                 return self._refuse(stream, release_stream, ErrorCodes.PROTOCOL_ERROR)
+            if sum(len(name) + len(value) + ENTRY_BYTES for name, value in headers) > MAX_HEADER_LIST_BYTES:
+                stream.connection.h2.budget -= 1
+                stream.refuse(Status.RESOURCE_EXHAUSTED, f"A call may have {MAX_HEADER_LIST_BYTES} bytes of headers.")
+                return self._refuse(stream, release_stream, ErrorCodes.NO_ERROR)
             problem = _bad_header(headers)
             if problem:
                 stream.refuse(Status.INVALID_ARGUMENT, problem)

@@ -30,6 +30,7 @@ WINDOW = SettingsFrame.INITIAL_WINDOW_SIZE
         ([("x-bin", "YWJj,ZGVm, YQ==,")], (), 0),
         ([("x-bin", "YWJj,*")], (), 3),
         ([("X-Upper", "x"), ("x-empty", "")], (), 0),
+        ([("x-long", "a" * 2**14)], (), 8),
     ],
 )
 def test_odd_headers_have_an_answer_and_the_connection_lives_on(serving, peer, run, extra, without, end):
@@ -38,8 +39,8 @@ def test_odd_headers_have_an_answer_and_the_connection_lives_on(serving, peer, r
             head = one.headers(extra=extra, without=without)
             one.send(head, DataFrame(head.stream_id, frame(b""), flags=["END_STREAM"]))
             assert await one.end(head.stream_id) == end
-            if end == 3:
-                assert await one.code(head.stream_id) == "invalid_request"
+            if end in (3, 8):
+                assert await one.code(head.stream_id) == ("invalid_request" if end == 3 else "too_large")
             await one.well()
 
     run(scenario())
