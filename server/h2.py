@@ -261,7 +261,7 @@ class Calls(grpclib.server.Handler):
                 return self._refuse(stream, release_stream, ErrorCodes.NO_ERROR)
             timeouts = [decode_timeout(value) for name, value in headers if name == "grpc-timeout"]
             self._seconds = min(timeouts, default=None)
-            self._used = [header for header in headers if header[0] in _USED]
+            self._used = [(name, _plain(name, value)) for name, value in headers if name in _USED]
             self._headers = headers
         if self._seconds is not None:
             stream.deadline = self.loop.call_later(self._seconds, _time_is_up, stream)
@@ -301,6 +301,11 @@ def _time_is_up(stream: ServerStream, seconds: float = 0.001) -> None:
         stream.deadline = asyncio.get_running_loop().call_later(seconds, _time_is_up, stream, 2 * seconds)
     else:
         stream.wrapper.cancel(GRPCError(Status.DEADLINE_EXCEEDED, "The time of the call is up."))
+
+
+def _plain(name: str, value: str) -> str:
+    """A header as grpclib knows it: a content type without the parameters that gRPC's own servers pass over, too."""
+    return value.partition(";")[0].rstrip() if name == "content-type" else value
 
 
 def _bad_header(headers: Headers) -> str | None:

@@ -31,6 +31,9 @@ WINDOW = SettingsFrame.INITIAL_WINDOW_SIZE
         ([("x-bin", "YWJj,*")], (), 3),
         ([("X-Upper", "x"), ("x-empty", "")], (), 0),
         ([("x-long", "a" * 2**14)], (), 8),
+        ([("content-type", "application/grpc;charset=utf-8")], ("content-type",), 0),
+        ([("content-type", "application/grpc+proto ; v=1")], ("content-type",), 0),
+        ([("content-type", "application/grpc-web;v=1")], ("content-type",), 2),
     ],
 )
 def test_odd_headers_have_an_answer_and_the_connection_lives_on(serving, peer, run, extra, without, end):
