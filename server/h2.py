@@ -214,7 +214,11 @@ class ServerProtocol(Protocol):
         asyncio.get_running_loop().call_later(LAST_CALL_SECONDS, self._leave)
 
     def _leave(self) -> None:
-        if not self.processor.streams:
+        if self.processor.streams:
+            return
+        if self.connection.direct.held():  # of the last answer, which a slow peer has yet to take
+            self._leave_soon()
+        else:
             self.bye()
 
     def call_ended(self) -> None:

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 from h2.errors import ErrorCodes
-from hyperframe.frame import DataFrame, RstStreamFrame, SettingsFrame, WindowUpdateFrame
+from hyperframe.frame import DataFrame, ExtensionFrame, RstStreamFrame, SettingsFrame, WindowUpdateFrame
 
 from proto import chat_pb2
 from proto.requests import ChatRequest
@@ -93,6 +93,23 @@ def test_a_call_whose_window_is_shut_has_no_part_in_what_the_peer_takes(serving,
                 one.frames.clear()
                 await one.until(lambda frame: protocol.connection.write_ready.is_set())
                 assert (taken < shut.taken()) is opened
+
+    run(scenario())
+
+
+def test_who_has_yet_to_take_the_end_of_an_answer_is_not_left(serving, peer, run):
+    async def scenario():
+        async with serving() as app, peer(app) as one:
+            await one.well()
+            (protocol,) = app._grpc._server.connections
+            one.reader._transport.pause_reading()
+            protocol.connection.direct.write(UNKNOWN * 2**9)
+            protocol.drain()
+            protocol._leave()
+            assert not protocol.connection.is_closing()
+            one.reader._transport.resume_reading()
+            assert await one.goaway() is ErrorCodes.NO_ERROR
+            assert len([frame for frame in one.frames if isinstance(frame, ExtensionFrame)]) == 2**9
 
     run(scenario())
 
