@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 
 BUDGET_FRAMES = 2000.0
 BUDGET_FRAMES_PER_SECOND = 200.0
-BUDGET_BYTES_SENT = 64  # of messages, for one frame more
+BUDGET_BYTES_SENT = 32  # of messages, for one frame more; the shortest message that there is, a PONG, has 41
 BUDGET_FRAMES_PER_ANSWER = 2  # more, however short its message
 WINDOW_UPDATE_COST = 0.1  # a fast reader sends many of them in good faith
 MAX_BUFFERED_BYTES = 4 * 2**20  # for the socket; more is what comes of replies that are not read

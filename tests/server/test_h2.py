@@ -129,6 +129,26 @@ def test_who_measures_the_line_with_each_message_is_served(serving, peer, run, a
     run(scenario())
 
 
+def test_who_measures_the_line_with_each_of_the_shortest_messages_is_served(serving, peer, run):
+    async def scenario():
+        async with serving() as app, peer(app) as one:
+            head = one.headers("Chat")
+            one.send(head)
+            await one.heard()
+            (protocol,) = app._grpc._server.connections
+            protocol.connection.h2.budget = 100
+            ping = DataFrame(head.stream_id, frame(chat_pb2.ChatRequest(type="PING").SerializeToString()))
+            for number in range(1000):
+                one.send(ping)
+                pong = await one.until(lambda frame: isinstance(frame, DataFrame))
+                assert pong is not None, number
+                one.frames.clear()
+                one.send(PingFrame(0, b"12345678"), WindowUpdateFrame(0, window_increment=len(pong.data)))
+            await one.well()
+
+    run(scenario())
+
+
 @pytest.mark.parametrize(
     ("frames", "code"),
     [
