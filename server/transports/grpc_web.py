@@ -88,13 +88,16 @@ def routes(chat: Chat) -> list[Route]:
         data = grpc_web.message(await read_body(request, limit), form)
         asked = (pb_json.parse_json if form.json else pb.parse)(method.takes, data)
         timeout = request.headers.get("grpc-timeout")
-        seconds = None if timeout is None else grpc_web.seconds(timeout)
+        loop = asyncio.get_running_loop()
+        until = None if timeout is None else loop.time() + grpc_web.seconds(timeout)
         if method.gives_stream:
-            followed = await rpc.follow(asked, client_name(request))
+            async with asyncio.timeout_at(until):
+                followed = await rpc.follow(asked, client_name(request))
             if followed is None:
                 return reply(grpc_web.trailers("OK"), form)
-            return await stream_turn(request, followed.turn, followed.after, FRAMINGS[form], seconds)
-        async with asyncio.timeout(seconds):
+            left = None if until is None else until - loop.time()
+            return await stream_turn(request, followed.turn, followed.after, FRAMINGS[form], left)
+        async with asyncio.timeout_at(until):
             told = await rpc.answer(method.name, asked)
         payload = pb_json.message_json(told).encode() if form.json else told.SerializeToString()
         return reply(grpc_web.frame(payload) + grpc_web.trailers("OK"), form)

@@ -133,6 +133,23 @@ def test_a_time_limit(serving, run, form):
     run(scenario())
 
 
+@EACH_FORM
+@pytest.mark.parametrize("method", ["StreamChat", "FollowTurn"])
+def test_a_time_limit_holds_before_the_turn_has_been_found_too(serving, run, monkeypatch, form, method):
+    async def never(*_, **__):
+        await asyncio.get_running_loop().create_future()
+
+    async def scenario():
+        async with serving() as app, aiohttp.ClientSession(app.http_url) as http:
+            monkeypatch.setattr(app.chat, "send", never)
+            monkeypatch.setattr(app.chat, "turn", never)
+            asked = {"StreamChat": chat_pb2.ChatRequest(message="hi"), "FollowTurn": chat_pb2.FollowTurnRequest()}
+            messages, end = await Page(http, form).call(method, asked[method], headers={"grpc-timeout": "20m"})
+            assert not messages and end["grpc-status"] == "4"
+
+    run(scenario())
+
+
 def test_the_forms_names(serving, run):
     async def scenario():
         async with serving() as app, aiohttp.ClientSession(app.http_url) as http:
