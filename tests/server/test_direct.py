@@ -137,6 +137,30 @@ def test_over_tls_too_it_is_told_what_a_slow_peer_takes(run, tls):
     run(scenario())
 
 
+def test_over_tls_too_who_takes_a_plain_answer_slowly_is_not_dropped(run, serving, tls, certificate):
+    async def scenario():
+        async with serving(tls_cert=certificate[0], tls_key=certificate[1]) as app:
+            host, port = app.http_url.partition("//")[2].split(":")
+            reader, writer = await asyncio.open_connection(host, int(port), ssl=tls["client"])
+            writer.write(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            await reader.readuntil(b"\r\n\r\n")
+            (protocol,) = app._http_connections()
+            protocol.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2**12)
+            for _ in range(2):
+                protocol.direct.write(bytes(2**20))
+            before, waiting = protocol.direct.held(), protocol.transport.get_write_buffer_size()
+            (known,) = protocol._stall_timer._args
+            while protocol.direct.held() == before:
+                await reader.readexactly(2**12)
+            assert protocol.transport.get_write_buffer_size() == waiting
+            protocol._stall_timer.cancel()
+            protocol._watch(known)
+            assert not protocol.transport.is_closing()
+            writer.transport.abort()
+
+    run(scenario())
+
+
 def test_a_connection_that_breaks_is_lost_once(run, caplog):
     async def scenario():
         ours, _, writer = await connected()
