@@ -31,7 +31,8 @@ MAX_MESSAGE_BYTES = 4 * 2**20  # as gRPC's own libraries
 GZIP_MIN_BYTES = 1024
 GZIP_LEVEL = 6
 LATER_BYTES = 2**12  # of what a peer has said to the end: so few may take room in the windows until the call is over
-LARGE_MESSAGE_BYTES = 2**16  # must come within STALL_SECONDS; a smaller one may idle, as a call may
+# Must come within STALL_SECONDS, a smaller one may idle, as a call may; and is gzipped beside the loop.
+LARGE_MESSAGE_BYTES = 2**16
 STALL_SECONDS = 30.0
 PREFIX = struct.Struct(">BI")  # compressed or not, length
 
@@ -50,6 +51,13 @@ def gunzip(data: bytes, limit: int) -> bytes:
     if not inflate.eof or inflate.unused_data:
         raise GRPCError(Status.INTERNAL, "The message is not one whole gzip member.")
     return message
+
+
+async def _packed(message: bytes) -> bytes:
+    """A message as a gzip member. A history of megabytes takes half a second, in which all else would wait."""
+    if len(message) < LARGE_MESSAGE_BYTES:
+        return gzip.compress(message, GZIP_LEVEL, mtime=0)
+    return await asyncio.to_thread(gzip.compress, message, GZIP_LEVEL, mtime=0)
 
 
 def too_large(limit: int) -> GRPCError:
@@ -229,7 +237,7 @@ class Stream(protocol.Stream):
     async def send_data(self, data: bytes, end_stream: bool = False) -> None:
         assert self.id is not None
         if self.gzip_sent and len(data) >= PREFIX.size + GZIP_MIN_BYTES:
-            packed = gzip.compress(data[PREFIX.size :], GZIP_LEVEL, mtime=0)
+            packed = await _packed(data[PREFIX.size :])
             if len(packed) < len(data) - PREFIX.size:
                 data = PREFIX.pack(1, len(packed)) + packed
         position = 0

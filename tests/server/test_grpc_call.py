@@ -1,7 +1,9 @@
 """One gRPC call, frame by frame: odd headers and messages, gzip."""
 
+import asyncio
 import gzip
 import struct
+import threading
 
 import pytest
 from h2.errors import ErrorCodes
@@ -10,6 +12,7 @@ from hyperframe.frame import DataFrame, HeadersFrame, SettingsFrame
 from proto import chat_pb2, pb
 from proto.grpc_stream import MAX_MESSAGE_BYTES
 from proto.grpc_web import frame
+from proto.requests import ChatRequest
 
 WINDOW = SettingsFrame.INITIAL_WINDOW_SIZE
 
@@ -188,6 +191,34 @@ def test_answers_are_gzipped_where_it_is_offered_and_pays(serving, peer, run, of
             assert pb.parse(chat_pb2.HistoryResponse, payload).messages[0].text == request.message
             small = one.call("ListModels", extra=offer)
             assert await one.end(small) == 0 and one.data(small)[0] == 0
+
+    run(scenario())
+
+
+def test_a_large_answer_is_gzipped_beside_the_loop(serving, peer, run, monkeypatch):
+    compress = gzip.compress
+    went_on = []
+
+    async def scenario():
+        loop = asyncio.get_running_loop()
+
+        def slow(*arguments, **options):
+            passed = threading.Event()
+            loop.call_soon_threadsafe(passed.set)
+            went_on.append(passed.wait(5))
+            return compress(*arguments, **options)
+
+        async with serving() as app, peer(app) as one:
+            long = "long " * 5000
+            for _ in range(3):
+                turn = await app.chat.send(ChatRequest(long, "s", "demo?chunks=1&rate=0"), "rest", "me")
+                await turn.ended()
+            monkeypatch.setattr(gzip, "compress", slow)
+            asked = chat_pb2.HistoryRequest(session_id="s").SerializeToString()
+            history = one.call("GetHistory", asked, [("grpc-accept-encoding", "gzip")])
+            assert await one.end(history) == 0 and went_on == [True]
+            payload = gzip.decompress(one.data(history)[5:])
+            assert pb.parse(chat_pb2.HistoryResponse, payload).messages[4].text == long
 
     run(scenario())
 
