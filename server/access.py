@@ -42,6 +42,12 @@ class Access:
             return None
         if self._any or origin.lower() in self._allowed:
             return origin
+        if not _authority(origin):  # `null`, which is said by pages from anywhere
+            raise ChatError(
+                "forbidden",
+                "Pages without an origin of their own, like files, may not use this server. Its operator can only "
+                "allow all pages: --allow-origin '*'",
+            )
         raise ChatError(
             "forbidden",
             f"Pages of this origin may not use this server. Its operator can allow it: --allow-origin {origin[:200]}",

@@ -63,7 +63,8 @@ _log_format.__name__ = "format: human or json"
 
 
 def _origin(text: str) -> str:
-    if text != "*" and not (text.startswith(("http://", "https://")) and urlsplit(text).hostname):
+    parts = urlsplit(text)  # of any scheme: pages in an app's shell have one of their own, like capacitor://localhost
+    if text != "*" and not (parts.scheme and parts.hostname):
         raise ValueError
     return text
 

@@ -1,8 +1,11 @@
 """Which pages may speak to the server: by their Origin, and by the name under which they reach it."""
 
+import shlex
 from typing import Any
 
 import pytest
+
+from server.settings import parse
 
 
 def test_origins(run: Any, serving: Any, dial: Any) -> None:
@@ -81,5 +84,21 @@ def test_every_origin_may_be_allowed(run: Any, serving: Any, dial: Any) -> None:
         async with serving(allow_origin=("*",)) as app, dial(app) as wire:
             answer = await wire.ask("GET", "/health", Origin="https://any.example")
             assert answer.headers["access-control-allow-origin"] == "https://any.example"
+
+    run(test())
+
+
+@pytest.mark.parametrize("origin", ["http://a.example:81", "capacitor://localhost", "chrome-extension://abc", "null"])
+def test_what_a_refusal_says_that_the_operator_can_do_lets_the_page_in(
+    run: Any, serving: Any, dial: Any, origin: str
+) -> None:
+    async def test() -> None:
+        async with serving() as app, dial(app) as wire:
+            refused = await wire.ask("GET", "/health", Origin=origin)
+            assert refused.status == 403
+        flags = shlex.split(refused.json["detail"].rpartition(": ")[2])
+        async with serving(allow_origin=parse(flags, {}).allow_origin) as app, dial(app) as wire:
+            answer = await wire.ask("GET", "/health", Origin=origin)
+            assert (answer.status, answer.headers["access-control-allow-origin"]) == (200, origin)
 
     run(test())
