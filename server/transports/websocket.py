@@ -1,6 +1,7 @@
 """The WebSocket's route: the handshake, who may come in, and what the documentation says of its messages."""
 
-from typing import cast
+import zlib
+from typing import Any, cast
 
 from aiohttp import WSCloseCode, web
 
@@ -15,6 +16,7 @@ from server.reply import Reply, common_fields, problem
 from server.transports import Route
 
 VERSION = "13"  # of the protocol; aiohttp takes drafts, too
+LARGEST_WINDOW = f"server_max_window_bits={zlib.MAX_WBITS}"
 
 MESSAGES = Messages(
     "/ws",
@@ -32,10 +34,19 @@ MESSAGES = Messages(
 
 
 class Socket(web.WebSocketResponse):
-    """aiohttp's own, which closes with 1000 where what has come does not inflate, and by itself where the peer does or
-    breaks the protocol: what the peer is to have comes before that, and nothing behind it (RFC 6455 section 5.5.1)."""
+    """aiohttp's own, with what its handshake and its goodbye lack."""
+
+    def _handshake(self, request: web.BaseRequest) -> Any:
+        """A limit of the window that a client asks for is to be agreed to, else it breaks off (RFC 7692 section
+        7.1.2.1): also the largest there is, which aiohttp takes for none."""
+        fields, protocol, window_bits, fresh = super()._handshake(request)
+        if window_bits == zlib.MAX_WBITS and LARGEST_WINDOW in request.headers["Sec-WebSocket-Extensions"]:
+            fields["Sec-WebSocket-Extensions"] += f"; {LARGEST_WINDOW}"
+        return fields, protocol, window_bits, fresh
 
     async def close(self, *, code: int = WSCloseCode.OK, message: bytes = b"", drain: bool = True) -> bool:
+        """aiohttp closes with 1000 where what has come does not inflate, and by itself where the peer does or breaks
+        the protocol: what the peer is to have comes before that, and nothing behind it (RFC 6455 section 5.5.1)."""
         if self.exception() is not None:
             code = WSCloseCode.INVALID_TEXT
         protocol = cast(HttpProtocol, cast(web.BaseRequest, self._req).protocol)
