@@ -134,4 +134,7 @@ def problem(error: ChatError, request: web.BaseRequest) -> Reply:
     if error.retry_after is not None:
         fields["Retry-After"] = str(max(1, round(error.retry_after)))
     # Text that is quoted from a request may not be valid UTF-8.
-    return Reply(dumps(word).encode("utf-8", "replace"), fields, error.http)
+    reply = Reply(dumps(word).encode("utf-8", "replace"), fields, error.http)
+    if error.http == 408 or ("Expect" in request.headers and not request.content.is_eof()):
+        reply.force_close()  # the body does not come: the client's next request would be taken for it
+    return reply

@@ -19,8 +19,9 @@ def test_a_body_that_is_cut_off_or_slow_or_endless(run: Any, serving: Any, dial:
         async with serving() as app:
             async with dial(app) as wire:
                 wire.send(CHAT + b'Content-Length: 100\r\n\r\n{"message":')
-                problem = check_problem(await wire.answer(), 408)
-                assert problem["code"] == "invalid_request"
+                answer = await wire.answer()
+                assert check_problem(answer, 408)["code"] == "invalid_request"
+                assert answer.headers["connection"] == "close"
             async with dial(app) as wire:
                 wire.send(CHAT + b"Content-Length: 100000000\r\n\r\n{")
                 check_problem(await wire.answer(), 413)
@@ -149,6 +150,8 @@ def test_a_body_that_is_not_wanted_is_not_asked_for(
     async def test() -> None:
         async with serving() as app, dial(app) as wire:
             wire.send(head)
-            check_problem(await wire.answer(), status)
+            answer = await wire.answer()
+            check_problem(answer, status)
+            assert answer.headers["connection"] == "close", "what comes next would be taken for the body"
 
     run(test())
