@@ -24,7 +24,11 @@ FIELDS: dict[str, Field] = {
     "model": Field("The model that answers.", "demo"),
     "model_id": Field("The model of a new session; on an existing one, the model from this turn on.", "demo"),
     "message": Field("The user's text.", "Hello"),
-    "idempotency_key": Field("The same key in the same session attaches to the same turn for 24 hours.", "order-66"),
+    "idempotency_key": Field(
+        "The same key in the same session attaches to the same turn for 24 hours, to one that broke, too: ask again "
+        "with a new one.",
+        "order-66",
+    ),
     "is_new_session": Field("Whether this turn made the session.", True),
     "context_messages": Field("How many messages of the conversation the model is shown.", 1),
     "omitted_messages": Field("How many were too old to be shown to the model.", 0),

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from proto.errors import CODES
+from proto.errors import CODES, ChatError
 from server.models import End
 from server.settings import PREFIX, Settings
 
@@ -102,8 +102,11 @@ class Document:
     def check(self, method: str, path: str, answer: Any) -> None:
         """An answer of the server is what the document says of this route."""
         media = answer.headers["content-type"].partition(";")[0]
-        documented = self.responses(method, path)[str(answer.status)]["content"]
+        response = self.responses(method, path)[str(answer.status)]
+        documented = response["content"]
         assert media in documented, (method, path, answer.status, media)
+        if media == "application/problem+json":
+            assert answer.json["code"] in response["description"].split(", "), (method, path, answer.json)
         if media in ("application/json", "application/problem+json") and "schema" in documented[media]:
             assert self.wrong(documented[media]["schema"], answer.json) == [], (method, path)
 
@@ -223,6 +226,24 @@ def test_real_answers_are_what_openapi_says(document: Document, run: Any, servin
             for path in ("/chat", "/chat/stream", "/sessions/new"):
                 assert (await ask("POST", path, {"message": "Hello"})).status == 503
             assert (await ask("GET", "/health")).status == 503
+
+    run(test())
+
+
+@pytest.mark.parametrize("code", ["model_error", "model_timeout", "rate_limited", "interrupted"])
+def test_how_a_turn_breaks_is_documented_and_comes_again_with_its_key(
+    document: Document, run: Any, serving: Any, dial: Any, script: Any, code: str
+) -> None:
+    """`interrupted` is what a crash leaves: who asks again with the key of that turn is told so."""
+
+    async def test() -> None:
+        models = script("a ", ChatError(code, "It broke."))
+        async with serving(model="script", providers=[models]) as app, dial(app) as wire:
+            for _ in range(2):
+                answer = await wire.ask("POST", "/chat", {"message": "Hello"}, Idempotency_Key="k")
+                assert answer.json["code"] == code
+                document.check("POST", "/chat", answer)
+        assert models.asks.qsize() == 1
 
     run(test())
 

@@ -20,7 +20,8 @@ class Parameter(NamedTuple):
 IDEMPOTENCY_KEY = Parameter(
     "Idempotency-Key",
     "header",
-    "The same key attaches to the same turn for 24 hours; in its session, or without one for the caller's address.",
+    "The same key attaches to the same turn for 24 hours, to one that broke, too (ask again with a new key); in its "
+    "session, or without one for the caller's address.",
 )
 
 

@@ -157,6 +157,7 @@ def routes(chat: Chat, everything: Sequence[Route], websocket: Messages) -> list
     id_parameter = Parameter("session_id", "path", "1 to 128 of `A-Z a-z 0-9 . _ -`.")
     chat_errors = (
         "invalid_request", "session_busy", "conflict", "rate_limited", "model_error", "model_timeout", "unavailable",
+        "interrupted",
     )  # fmt: skip
     return [
         Route(
