@@ -91,15 +91,12 @@ export function operationTold(
   }
   if (body) told.push(el("h4", {}, "Body"), schemas.fields(body.schema));
   if (success[0] !== "101") told.push(...answers(success, schemas));
-  const errors = Object.entries(responses).filter(([status]) => status >= 400);
-  if (errors.length)
-    told.push(
-      el("h4", {}, "Errors"),
-      errorTable(
-        errors.flatMap(([, response]) => response.description.split(", ")),
-        codes,
-      ),
-    );
+  const errors = [];
+  for (const [status, { description: said, content = {} }] of Object.entries(responses)) {
+    if ("application/problem+json" in content) errors.push(...said.split(", ").map((name) => [status, name]));
+    else if (status !== success[0]) told.push(el("h4", {}, `Answer ${status}`), el("p", {}, ...inline(said)));
+  }
+  if (errors.length) told.push(el("h4", {}, "Errors"), errorTable(errors, codes));
   return told;
 }
 
@@ -116,17 +113,18 @@ function answers([status, { content = {} }], schemas) {
   });
 }
 
-function errorTable(names, codes) {
-  const row = (name) =>
+// An invalid request has more statuses than the one of its code.
+function errorTable(errors, codes) {
+  const row = ([status, name]) =>
     el(
       "tr",
       {},
       el("td", {}, el("code", {}, name)),
-      el("td", {}, String(codes[name]?.http ?? "")),
-      el("td", {}, codes[name]?.title ?? ""),
-      el("td", {}, codes[name]?.retryable ? "may be tried again" : ""),
+      el("td", {}, status),
+      el("td", {}, codes[name].title),
+      el("td", {}, codes[name].retryable ? "may be tried again" : ""),
     );
-  return el("div", { class: "table" }, el("table", { class: "errors" }, el("tbody", {}, ...names.map(row))));
+  return el("div", { class: "table" }, el("table", { class: "errors" }, el("tbody", {}, ...errors.map(row))));
 }
 
 export function events(schemas) {

@@ -186,3 +186,24 @@ def test_the_websocket_can_be_tried(docs: Any) -> None:
     docs.until("document.querySelector('#get_ws .output').innerText.includes('\"pong\"')")
     docs.click("#get_ws .try .primary")
     docs.until("document.querySelector('#get_ws .status').innerText.includes('1000')")
+
+
+def test_each_answer_is_told_with_its_own_status(docs: Any) -> None:
+    """Also 408 and 415, which have the code of 400, and those that are no errors, like the end of an EventSource."""
+    told = docs.run("fetch('openapi.json').then((answer) => answer.json())")
+    codes = told["x-error-codes"]
+    for path, methods in told["paths"].items():
+        for operation in methods.values():
+            entry = f"document.getElementById('{operation['operationId']}')"
+            rows = docs.run(
+                f"""Array.from({entry}.querySelectorAll(".errors tr"), (row) =>
+                    Array.from(row.cells, (cell) => cell.innerText).slice(0, 2))"""
+            )
+            text = docs.run(f"{entry}.innerText")
+            wanted = []
+            for status, response in operation["responses"].items():
+                if "application/problem+json" in response.get("content", {}):
+                    wanted += [[code, status] for code in response["description"].split(", ")]
+                elif not path.startswith("/chat.") and status != "101":
+                    assert f"Answer {status}" in text, (path, status)
+            assert rows == wanted and {code for code, _ in rows} <= set(codes), path
