@@ -3,6 +3,7 @@
 1. Files are read once, at start-up: no path of a request ever reaches the file system.
 2. A page may load and connect to nothing but this server, and runs no inline script or style: whatever a model or a
    stranger writes into a conversation cannot become code.
+3. What leads to a page is relative: a proxy may serve all of this below a prefix.
 """
 
 import hashlib
@@ -78,7 +79,7 @@ def routes() -> list[Route]:
         return _answer(request, tree["docs.html"])
 
     async def without_slash(request: web.Request) -> web.StreamResponse:
-        return Reply(b"", {"Location": request.path.rstrip("/")}, 308)
+        return Reply(b"", {"Location": f"../{request.match_info['page']}"}, 308)
 
     async def asset(request: web.Request) -> web.StreamResponse:
         file = tree.get(request.match_info["path"])

@@ -129,7 +129,7 @@ def routes(chat: Chat, everything: Sequence[Route], websocket: Messages) -> list
 
     async def index(request: web.Request) -> web.StreamResponse:
         if preferred(request, ("application/json", "text/html")) == "text/html":
-            return Reply(b"", {"Location": "/demo"}, 303)
+            return Reply(b"", {"Location": "demo"}, 303)
         endpoints = [
             {"method": route.method, "path": route.path, "summary": route.summary}
             for route in everything

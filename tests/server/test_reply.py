@@ -25,7 +25,7 @@ def test_the_fields_of_an_answer_to_the_letter(run: Any, serving: Any, dial: Any
                 "server": f"fivewire/{VERSION}", "content-length": str(len(answer.body)),
             }  # fmt: skip
             moved = await wire.ask("GET", "/demo/")
-            assert (moved.status, moved.headers["content-length"], moved.headers["location"]) == (308, "0", "/demo")
+            assert (moved.status, moved.headers["content-length"], moved.headers["location"]) == (308, "0", "../demo")
             known = await wire.ask("GET", "/demo", If_None_Match="*")
             assert known.status == 304 and "content-length" not in known.headers
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urljoin
 
 import aiohttp
 import pytest
@@ -95,5 +96,21 @@ def test_a_page_is_found_with_a_slash_behind_it(page: str, serving: Serving, run
     async def check() -> None:
         async with serving() as app, aiohttp.ClientSession(app.http_url) as client, client.get(f"/{page}/") as answer:
             assert (answer.status, answer.url.path) == (200, f"/{page}")
+
+    run(check())
+
+
+@pytest.mark.parametrize("path,page", [("/", "demo"), ("/demo/", "demo"), ("/docs/", "docs")])
+def test_the_way_to_a_page_leads_there_below_a_proxys_prefix_too(
+    path: str, page: str, serving: Serving, run: Run
+) -> None:
+    async def check() -> None:
+        headers = {"Accept": "text/html"}
+        async with (
+            serving() as app,
+            aiohttp.ClientSession(app.http_url, headers=headers) as client,
+            client.get(path, allow_redirects=False) as answer,
+        ):
+            assert urljoin(f"https://t/below{path}", answer.headers["Location"]) == f"https://t/below/{page}"
 
     run(check())

@@ -263,7 +263,7 @@ def test_what_the_server_says_about_itself(run: Any, serving: Any, dial: Any) ->
             routes = {(route["method"], route["path"]) for route in index["endpoints"]}
             assert {("POST", "/chat"), ("POST", "/chat/stream"), ("GET", "/turns/{turn_id}")} <= routes
             page = await wire.ask("GET", "/", Accept="text/html,application/xhtml+xml,*/*;q=0.8")
-            assert (page.status, page.headers["location"]) == (303, "/demo")
+            assert (page.status, page.headers["location"]) == (303, "demo")
             assert (await wire.ask("GET", "/", Accept="application/json, text/html;q=0.5")).status == 200
             models = (await wire.ask("GET", "/models")).json
             assert models == {"default": QUICK, "models": [{"id": "demo", "provider": "demo"}]}
