@@ -122,14 +122,14 @@ def routes(chat: Chat, everything: Sequence[Route], websocket: Messages) -> list
         return json_reply(chat.tell())
 
     async def metrics(request: web.Request) -> web.StreamResponse:
-        return Reply(prometheus(chat.tell()).encode(), {"Content-Type": PROMETHEUS_TYPE})
+        return Reply(prometheus(chat.tell()).encode(), {"Content-Type": PROMETHEUS_TYPE, "Cache-Control": "no-store"})
 
     async def models(request: web.Request) -> web.StreamResponse:
         return json_reply(await chat.catalog.models())
 
     async def index(request: web.Request) -> web.StreamResponse:
         if preferred(request, ("application/json", "text/html")) == "text/html":
-            return Reply(b"", {"Location": "demo"}, 303)
+            return Reply(b"", {"Location": "demo", "Cache-Control": "no-store"}, 303)
         endpoints = [
             {"method": route.method, "path": route.path, "summary": route.summary}
             for route in everything

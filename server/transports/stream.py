@@ -83,7 +83,7 @@ def routes(chat: Chat) -> list[Route]:
         turn = await chat.turn(turn_id)
         after = turn.check_cursor(after)
         if turn.nothing_left(after):
-            return Reply(None, {"X-Turn-Id": turn.id}, 204)
+            return Reply(None, {"Cache-Control": "no-store", "X-Turn-Id": turn.id}, 204)
         if turn.running:
             chat.admit_reader()
         return await stream_turn(request, turn, after, framing)

@@ -255,6 +255,22 @@ def test_health_while_draining(run: Any, serving: Any, dial: Any, script: Any) -
     run(test())
 
 
+def test_no_cache_on_the_way_keeps_what_is_true_now(run: Any, serving: Any, dial: Any) -> None:
+    """Nor what depends on `Accept`: without a word on it, 200 and 204 may be kept (RFC 9110 section 15.1)."""
+
+    async def test() -> None:
+        async with serving(model=QUICK) as app, dial(app) as wire:
+            turn = (await wire.ask("POST", "/chat", {"message": "Hello"})).json["turn_id"]
+            for path, accept, status in (
+                ("/", "text/html", 303), ("/", "*/*", 200), ("/metrics", "*/*", 200), ("/health", "*/*", 200),
+                (f"/turns/{turn}", "*/*", 200), (f"/turns/{turn}?after=9", "text/event-stream", 204),
+            ):  # fmt: skip
+                answer = await wire.ask("GET", path, Accept=accept)
+                assert (answer.status, answer.headers.get("cache-control")) == (status, "no-store"), path
+
+    run(test())
+
+
 def test_what_the_server_says_about_itself(run: Any, serving: Any, dial: Any) -> None:
     async def test() -> None:
         async with serving(model=QUICK) as app, dial(app) as wire:
