@@ -77,6 +77,9 @@ export class Room extends EventTarget {
       view.node.remove();
       this.#views.delete(view.turn_id);
     }
+    // Whoever joined has been shown how it began: to ask again would show nothing more of it.
+    const known = kept && !kept.turn_id && turns.get(active)?.message === kept.message;
+    if (known) kept = { ...kept, turn_id: active, seq: 0, text: "" };
     if (kept?.turn_id) this.#goOn(kept);
     let next = null; // from the newest on, as what has no turn (a message that was refused) is older than what was missed
     for (const turn of Array.from(turns.values()).reverse()) {

@@ -1,5 +1,6 @@
 """Asking over every protocol, in a real browser: answers grow, stop, break, and survive reloads and dead servers."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,33 @@ def test_a_reload_in_mid_answer_goes_on_where_it_was(protocol: str, demo: Any) -
     if protocol == "sse":
         followed = [url for kind, url in demo.requests if kind == "EventSource"]
         assert len(followed) == 1 and int(followed[0].rpartition("after=")[2]) > 2
+
+
+def test_a_reload_before_the_turn_is_known_goes_on_also_where_the_session_is_told_late(demo: Any) -> None:
+    demo.ask("Keep this", "websocket", ENDLESS)
+    demo.begun("websocket")
+    key = json.dumps(f"fivewire.turn.{demo.session}")
+    forget = "{...JSON.parse(sessionStorage.getItem(key)), turn_id: null, seq: 0, text: ''}"
+    demo.run(
+        f"""((key) => void window.addEventListener("pagehide", () =>
+            sessionStorage.setItem(key, JSON.stringify({forget}))))({key})"""
+    )
+    late = """
+        const now = window.fetch;
+        const told = new Promise((resolve) => (window.tell = resolve));
+        window.fetch = (url, how) => /sessions[/]/.test(url) ? told.then(() => now(url, how)) : now(url, how);
+    """
+    script = demo.call("Page.addScriptToEvaluateOnNewDocument", source=late)
+    demo.reload()
+    demo.call("Page.removeScriptToEvaluateOnNewDocument", **script)
+    demo.until("document.querySelector('#frames [aria-label^=session_joined]')")
+    demo.until("document.querySelector('#frames [aria-label^=chunk]')")
+    demo.run("tell()")
+    demo.begun("websocket")
+    demo.click("#stop")
+    demo.ended()
+    assert demo.run("document.querySelectorAll('#log .turn').length") == 1
+    assert demo.shown() == demo.answer()
 
 
 def test_a_change_of_protocol_in_mid_answer_goes_on_over_the_other(demo: Any) -> None:
