@@ -267,3 +267,24 @@ def test_stop_ends_the_waiting(page: Any, cable: Cable) -> None:
     page.click("#stop")
     page.ended()
     assert "Stopped waiting" in page.text("#log .trouble")
+
+
+def test_a_change_of_protocol_does_not_wait_for_a_websocket_that_does_not_open(page: Any, cable: Cable) -> None:
+    page.visit(cable.url)
+    page.ask("Hand me over", "websocket", ENDLESS)
+    page.begun("websocket")
+    cable.cut()
+    cable.hold()
+    cable.mend()
+    page.until("document.querySelector('#connection').dataset.state === 'connecting'")
+    page.run(
+        """void new MutationObserver(() => (window.waited = true))
+            .observe(document.querySelector("#connection"), {attributes: true})"""
+    )
+    page.choose("#protocol", "ndjson")
+    page.until("document.querySelector('#frames [aria-label^=\"GET /turns/\"]')")
+    assert not page.run("window.waited")
+    cable.release()
+    page.click("#stop")
+    page.ended()
+    assert page.shown() == page.answer()

@@ -197,7 +197,7 @@ export class WebSocketTransport {
   async *#turn(asked, signal) {
     let { turn_id = null, after = 0 } = asked;
     const { session_id } = asked;
-    await this.link.open();
+    await this.#opened(signal);
     const outside = session_id !== this.link.session_id;
     for await (const frame of this.#exchange(asked, signal)) {
       if (refuses(frame, turn_id, session_id)) throw new Failure(frame.code, frame.message, frame);
@@ -215,6 +215,19 @@ export class WebSocketTransport {
 
   async cancel(turn_id) {
     if (!this.link.send({ type: "cancel", turn_id })) throw new Cut("The WebSocket is not open.");
+  }
+
+  // The Link is open; or whoever waits for it wants something else by now.
+  async #opened(signal) {
+    signal.throwIfAborted();
+    let abort;
+    const given = new Promise((_, reject) => (abort = () => reject(signal.reason)));
+    signal.addEventListener("abort", abort);
+    try {
+      await Promise.race([this.link.open(), given]);
+    } finally {
+      signal.removeEventListener("abort", abort);
+    }
   }
 
   // Says one thing, then gives every frame that comes, until the connection is lost or nobody reads on.
