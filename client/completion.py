@@ -1,5 +1,6 @@
 """What Tab offers: commands, and for their arguments sessions, models, protocols and files."""
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator, Iterable
 
@@ -68,6 +69,13 @@ class Completions(Completer):
         if time.monotonic() - self._asked.get(choices, -FRESH_SECONDS) < FRESH_SECONDS or not self._talk.connected:
             return
         self._asked[choices] = time.monotonic()
+        try:
+            await self._fetch(choices)
+        except asyncio.CancelledError:
+            del self._asked[choices]  # nobody was told
+            raise
+
+    async def _fetch(self, choices: str) -> None:
         if choices == "sessions":
             found = (await self._talk.transport.sessions(PAGE)).sessions
             self._told[choices] = [

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.client.link import Link
 from tests.client.terminal import (
     ALT_ENTER,
     CTRL_C,
@@ -77,6 +78,24 @@ def test_completion(shared_server: Any, terminal: Callable[..., Terminal]) -> No
     screen.wait_bar("You [one-session] ›", "grpc")
     screen.keys("/help swi", ENTER)
     screen.wait("/switch N|ID", "go on with a session")
+
+
+def test_choices_that_nobody_waited_for_are_asked_for_again(
+    shared_server: Any, terminal: Callable[..., Terminal], link: Callable[[str], Link]
+) -> None:
+    url, way = shared_server.url, link(shared_server.url)
+    get(url, "/chat", {"message": "hi", "session_id": "asked-again", "model_id": "demo?rate=0"})
+    screen = terminal("--server", way.url)
+    screen.wait_bar("●")
+    way.hold()
+    screen.keys("/info 1")
+    screen.wait_bar("/info 1")
+    screen.keys(ENTER)
+    screen.wait("You › /info 1")
+    way.let_go()
+    screen.wait("There is no session '1'")
+    screen.keys("/switch asked")
+    screen.wait_bar("asked-again  2 messages")
 
 
 def test_a_search_among_what_was_typed(shared_server: Any, terminal: Callable[..., Terminal]) -> None:
