@@ -238,7 +238,17 @@ def from_dict(fields: Mapping[str, Any]) -> Event | Heartbeat | None:
     """The event in a decoded JSON object; None for a type that this version does not know."""
     kind = fields.get("type")
     word = TYPES.get(kind) if isinstance(kind, str) else None
-    return None if word is None else read(word, fields)
+    if word is None:
+        return None
+    event: Event | Heartbeat = read(word, fields)
+    return event if isinstance(event, Heartbeat) else followable(event)
+
+
+def followable(event: Event) -> Event:
+    """The event, if the id of its turn can stand where whoever follows it puts it: in a URL, in a header."""
+    if not (event.turn_id.isascii() and event.turn_id.isprintable()):
+        raise ProtocolError("'turn_id' is none")
+    return event
 
 
 def read(word: Any, fields: Mapping[str, Any]) -> Any:

@@ -163,7 +163,7 @@ def from_response(response: chat_pb2.ChatResponse) -> events.Event | Pong | Sess
         return None
     word, renamed = _EVENT_WORDS[response.type]
     event: events.Event = _word(word, response, renamed)
-    return event
+    return events.followable(event)
 
 
 def update_response(update: SessionUpdate) -> chat_pb2.ChatResponse:

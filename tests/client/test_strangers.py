@@ -102,6 +102,13 @@ def test_what_nobody_understands_is_told(
     assert ask(url, "--protocol", "ndjson", "hi") == (3, "", f"{told} Trying again.\n{told}\n")
 
 
+def test_a_turn_whose_id_would_break_a_header_is_not_understood(stranger: Callable[..., Stranger]) -> None:
+    events = [event | {"turn_id": "t\r\nX-Told: yes"} for event in turn()[:3]]
+    url = stranger({**ANSWERS, "POST /chat/stream": lines(events)}).url
+    told = f"fivewire: The server at {url} does not speak this protocol: 'turn_id' is none."
+    assert ask(url, "--protocol", "ndjson", "hi") == (3, "", f"{told} Trying again.\n{told}\n")
+
+
 def test_a_usage_that_is_not_whole_is_no_trouble(stranger: Callable[..., Stranger]) -> None:
     events = turn()
     events[-1] |= {"usage": {"input_tokens": 1}, "finish_reason": "stop"}

@@ -89,6 +89,8 @@ def test_updates_pongs_and_requests():
     for data in ("{", "[]", "1", "null", "[" * 100_000):
         with pytest.raises(ProtocolError):
             pb.from_response(chat_pb2.ChatResponse(type="SESSION_UPDATE", update_data=data))
+    with pytest.raises(ProtocolError, match="'turn_id'"):
+        pb.from_response(chat_pb2.ChatResponse(type="CHUNK", turn_id="t\nX: y"))
     for request in (ChatRequest("hi"), ChatRequest("hi", "s", "demo", "key")):
         assert pb.asked(pb.ask(request), 100) == request
 
