@@ -22,6 +22,7 @@ _FENCE = re.compile(r"( *)(`{3,}|~{3,})(.*)\Z")
 _EMPHASIS = {1: Style.ITALIC, 2: Style.BOLD, 3: Style.BOLD | Style.ITALIC}
 _ESCAPABLE = "\\`*_#-+.!>[](){}~|"
 RULE_COLUMNS = 40
+MOST_HEAD_CHARS = 1000  # it is looked at again with each of them; one that is longer begins a line of text
 
 
 class Markdown:
@@ -84,10 +85,11 @@ class Markdown:
             return
         self._head += char
         if self._fence:
-            if not re.fullmatch(rf" {{0,{self._fence_indent}}}({self._fence[0]}+ *)?", self._head):
+            may_close = re.fullmatch(rf" {{0,{self._fence_indent}}}({self._fence[0]}+ *)?", self._head)
+            if not may_close or len(self._head) > MOST_HEAD_CHARS:
                 head, self._head = self._head, None
                 self.wrap.put(head, Style.BLOCK)
-        elif not _UNDECIDED.match(self._head):
+        elif len(self._head) > MOST_HEAD_CHARS or not _UNDECIDED.match(self._head):
             self._open(self._head)
 
     def _open(self, head: str) -> None:

@@ -95,6 +95,12 @@ def test_what_cannot_be_kept_whole_is_cut() -> None:
     assert shown("```\n" + "x y " * 6 + "\n```", 20) == ["<c>" + "x y " * 5 + "</>", "<c>x y </>"]
 
 
+@pytest.mark.parametrize("head", ["-", "~", "~~~ x", "```x", "```\n`", "~~~\n ~", "```\n```\n~"])
+def test_a_line_whose_beginning_never_ends_is_shown_all_the_same(head: str) -> None:
+    markdown = Markdown(Wrap(lambda: 40, Paint(False, True)))
+    assert markdown.feed(head + head[-1] * 3000)
+
+
 def test_raw_is_wrapped_but_not_read() -> None:
     assert shown("# **not** read `at` all\n- as it is", 12, raw=True) == ["# **not**", "read `at`", "all", "- as it is"]
 
