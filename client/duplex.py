@@ -2,7 +2,8 @@
 others do to the listener. WebSocket and gRPC share it.
 
 1. Questions go one after the other: the next is sent when the last has got its answer, its refusal or the first event
-   of the turn that it asks for, so that an answer, which names no question, can only be meant for one.
+   of the turn that it asks for, so that an answer, which names no question, can only be meant for one; unless that was
+   given up meanwhile, and the answer is none to what is asked now.
 2. Whose turn it is shows in its first event, which quotes the message. Over WebSocket `status` is earlier, and is held.
    Two members who send the same words at the same time get the same turn: one is refused as busy, and reads along.
 """
@@ -28,6 +29,7 @@ class Duplex:
         self._early: dict[str, Event] = {}
         self._asked: ChatRequest | None = None
         self._followed: str | None = None
+        self._answer: type[Any] | None = None
         self._reply: asyncio.Future[Any] | None = None
         self._lock = asyncio.Lock()
 
@@ -56,7 +58,7 @@ class Duplex:
         return asked is not None and asked.message == event.message and asked.session_id in (None, event.session_id)
 
     def answered(self, reply: Any) -> None:
-        if self._asked is None and self._followed is None:
+        if self._answer is not None and isinstance(reply, self._answer):
             self._settle(reply)
 
     def refused(self, error: ChatError) -> None:
@@ -82,10 +84,16 @@ class Duplex:
 
     # What is asked over it.
 
-    async def question(self, send: Send, asked: ChatRequest | None = None, followed: str | None = None) -> Any:
-        """Send it and wait: for the answer, or the id of the turn that begins or goes on."""
+    async def question(
+        self,
+        send: Send,
+        answer: type[Any] | None = None,
+        asked: ChatRequest | None = None,
+        followed: str | None = None,
+    ) -> Any:
+        """Send it and wait: for an answer of this type, or the id of the turn that begins or goes on."""
         async with self._lock:
-            self._asked, self._followed = asked, followed
+            self._answer, self._asked, self._followed = answer, asked, followed
             self._reply = asyncio.get_running_loop().create_future()
             try:
                 try:
@@ -97,10 +105,10 @@ class Duplex:
             except TimeoutError:
                 raise ConnectionLost("The server does not answer any more.") from None
             finally:
-                self._asked = self._followed = self._reply = None
+                self._answer = self._asked = self._followed = self._reply = None
 
     async def ask(self, request: ChatRequest, send: Send) -> AsyncGenerator[Event, None]:
-        turn_id = await self.question(send, request)
+        turn_id = await self.question(send, asked=request)
         queue = self._turns[turn_id][0]
         async for event in self._read(turn_id, queue):
             yield event

@@ -66,7 +66,7 @@ class Grpc:
             self._reader = asyncio.create_task(self._read(opened))
             try:
                 await asyncio.wait_for(asyncio.shield(opened), CONNECT_SECONDS)
-                await self._duplex.question(lambda: self._say(pb2.ChatRequest(type=pb2.ChatRequest.PING)))
+                await self._duplex.question(lambda: self._say(pb2.ChatRequest(type=pb2.ChatRequest.PING)), pb.Pong)
                 if self._joined is not None:
                     await self._rejoin(self._joined)
             except TimeoutError as error:
@@ -207,7 +207,7 @@ class Grpc:
 
     async def _join(self, session_id: str) -> None:
         request = pb2.ChatRequest(type=pb2.ChatRequest.JOIN, session_id=session_id)
-        await self._duplex.question(lambda: self._say(request))
+        await self._duplex.question(lambda: self._say(request), pb.SessionUpdate)
 
     async def leave(self, session_id: str) -> None:
         if self._joined == session_id:
@@ -254,7 +254,7 @@ class Grpc:
 
     async def ping(self) -> None:
         await self.connect()
-        await self._duplex.question(lambda: self._say(pb2.ChatRequest(type=pb2.ChatRequest.PING)))
+        await self._duplex.question(lambda: self._say(pb2.ChatRequest(type=pb2.ChatRequest.PING)), pb.Pong)
 
 
 def _tls() -> ssl.SSLContext:

@@ -138,12 +138,12 @@ class WebSocket(Api):
         self._joined = session_id
 
     async def _join(self, session_id: str) -> None:
-        await self._duplex.question(lambda: self._say(wire.JoinSession(session_id)))
+        await self._duplex.question(lambda: self._say(wire.JoinSession(session_id)), wire.Joined)
 
     async def leave(self, session_id: str) -> None:
         if self._joined == session_id:
             self._joined = None
-            await self._duplex.question(lambda: self._say(wire.LeaveSession(session_id)))
+            await self._duplex.question(lambda: self._say(wire.LeaveSession(session_id)), wire.Left)
 
     async def typing(self, session_id: str, active: bool) -> None:
         if self._joined == session_id:  # else the refusal might be taken for the answer to something else
@@ -151,4 +151,4 @@ class WebSocket(Api):
 
     async def ping(self) -> None:
         await self.connect()
-        await self._duplex.question(lambda: self._say(wire.Ping()))
+        await self._duplex.question(lambda: self._say(wire.Ping()), wire.Pong)

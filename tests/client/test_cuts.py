@@ -317,7 +317,7 @@ def test_an_answer_that_is_read_is_none_to_another_question(run: Callable[..., A
 
         async with aclosing(duplex.ask(ChatRequest("hi", "s"), begin)) as events:
             assert await anext(events) == INFO
-            assert await duplex.question(ping) == "pong"
+            assert await duplex.question(ping, str) == "pong"
             with pytest.raises(ChatError, match="no such turn"):
                 await anext(aiter(duplex.follow("x", resume)))
             assert [await anext(events), await anext(events)] == [STATUS, CHUNK]
@@ -349,5 +349,25 @@ def test_a_refusal_is_for_whoever_asked(run: Callable[..., Any]) -> None:
         with pytest.raises(ChatError, match="busy"):
             await anext(aiter(duplex.ask(ChatRequest("hi"), say)))
         duplex.refused(ChatError("internal", "nobody asked"))
+
+    run(scenario())
+
+
+def test_an_answer_that_comes_late_is_none_to_the_next_question(run: Callable[..., Any]) -> None:
+    async def scenario() -> None:
+        duplex = Duplex(Listener())
+        asked = asyncio.Event()
+
+        async def ping() -> None:
+            asked.set()
+
+        async def join() -> None:
+            duplex.answered("pong")
+            duplex.answered(["joined"])
+
+        given_up = asyncio.create_task(duplex.question(ping, str))
+        await asked.wait()
+        given_up.cancel()
+        assert await duplex.question(join, list) == ["joined"]
 
     run(scenario())
