@@ -16,6 +16,8 @@ import { events, Switched } from "./turn.js";
 import { TurnView } from "./turnview.js";
 
 const KEEP_MILLISECONDS = 250;
+const PATIENCE_MILLISECONDS = 3_000; // for the end of an answer that was stopped
+const UNTOLD = "Stopped waiting. The server could not be told.";
 
 export class Room extends EventTarget {
   #views = new Map();
@@ -188,6 +190,8 @@ export class Room extends EventTarget {
     const own = this.#own;
     if (!own) return;
     const { transport } = this.chosen();
+    const untold = () => own.hand.controller?.abort(new Failure("connection", UNTOLD));
+    setTimeout(() => own === this.#own && untold(), PATIENCE_MILLISECONDS); // a server that is silent refuses nothing
     try {
       // Plain REST does not tell the turn's id before its end; the session does.
       const turn_id =
@@ -197,7 +201,7 @@ export class Room extends EventTarget {
       else own.hand.controller?.abort(new Failure("stopped", "Stopped before the answer had begun."));
     } catch (problem) {
       if (!(problem instanceof Cut)) throw problem;
-      own.hand.controller?.abort(new Failure("connection", "Stopped waiting. The server could not be told."));
+      untold();
     }
   }
 

@@ -288,3 +288,15 @@ def test_a_change_of_protocol_does_not_wait_for_a_websocket_that_does_not_open(p
     page.click("#stop")
     page.ended()
     assert page.shown() == page.answer()
+
+
+@pytest.mark.parametrize("protocol", ["ndjson", "websocket"])
+def test_stop_does_not_wait_for_a_server_that_is_silent(protocol: str, page: Any, cable: Cable) -> None:
+    page.visit(cable.url)
+    page.ask("Hold the line", protocol, ENDLESS)
+    page.begun(protocol)
+    cable.hold()
+    page.click("#stop")
+    page.until("document.querySelector('#log .trouble')?.innerText.includes('could not be told')")
+    assert page.run("document.querySelector('#stop').hidden")
+    cable.release()
