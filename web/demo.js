@@ -293,7 +293,10 @@ byId("composer").addEventListener("submit", (submit) => {
   const message = field.value;
   if (!message.trim() || preparing) return;
   if (room?.busy) return notice("Wait for the answer, or press Escape to stop it.");
-  if (room && !room.loaded) return load(room);
+  if (room && !room.loaded) {
+    notice("Wait until the session is there, then send it.");
+    return load(room);
+  }
   field.value = "";
   grow();
   send(message);

@@ -67,6 +67,32 @@ def test_a_reload_in_mid_answer_goes_on_where_it_was(protocol: str, demo: Any) -
         assert len(followed) == 1 and int(followed[0].rpartition("after=")[2]) > 2
 
 
+def reload_late(page: Any) -> None:
+    """What the server says of a session comes when the page is told to `tell()`."""
+    late = """{
+        const now = window.fetch;
+        const told = new Promise((resolve) => (window.tell = resolve));
+        window.fetch = (url, how) => /sessions[/]/.test(url) ? told.then(() => now(url, how)) : now(url, how);
+    }"""
+    script = page.call("Page.addScriptToEvaluateOnNewDocument", source=late)
+    page.reload()
+    page.call("Page.removeScriptToEvaluateOnNewDocument", **script)
+
+
+def test_a_message_for_a_session_that_is_told_late_is_kept_and_that_is_said(demo: Any) -> None:
+    demo.ask("Hello", model=QUICK)
+    demo.ended()
+    reload_late(demo)
+    demo.fill("#message", "And on")
+    demo.press("Enter")
+    demo.until("document.querySelector('#presence').innerText.includes('Wait until the session is there')")
+    assert demo.run("document.querySelector('#message').value") == "And on"
+    demo.run("tell()")
+    demo.until("document.querySelector('#presence').innerText === ''")
+    demo.press("Enter")
+    demo.ended(turns=2)
+
+
 def test_a_reload_before_the_turn_is_known_goes_on_also_where_the_session_is_told_late(demo: Any) -> None:
     demo.ask("Keep this", "websocket", ENDLESS)
     demo.begun("websocket")
@@ -76,14 +102,7 @@ def test_a_reload_before_the_turn_is_known_goes_on_also_where_the_session_is_tol
         f"""((key) => void window.addEventListener("pagehide", () =>
             sessionStorage.setItem(key, JSON.stringify({forget}))))({key})"""
     )
-    late = """
-        const now = window.fetch;
-        const told = new Promise((resolve) => (window.tell = resolve));
-        window.fetch = (url, how) => /sessions[/]/.test(url) ? told.then(() => now(url, how)) : now(url, how);
-    """
-    script = demo.call("Page.addScriptToEvaluateOnNewDocument", source=late)
-    demo.reload()
-    demo.call("Page.removeScriptToEvaluateOnNewDocument", **script)
+    reload_late(demo)
     demo.until("document.querySelector('#frames [aria-label^=session_joined]')")
     demo.until("document.querySelector('#frames [aria-label^=chunk]')")
     demo.run("tell()")
