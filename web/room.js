@@ -11,7 +11,7 @@ import { Cut, Failure } from "./failures.js";
 import { json, untapped } from "./http.js";
 import { randomId, el } from "./dom.js";
 import { running } from "./kept.js";
-import { eventOf } from "./transports/websocket.js";
+import { ends, eventOf } from "./transports/websocket.js";
 import { events, Switched } from "./turn.js";
 import { TurnView } from "./turnview.js";
 
@@ -231,6 +231,7 @@ export class Room extends EventTarget {
     const view = this.#views.get(frame.turn_id);
     if (view?.coming || view?.foreign) view.frames.push(frame);
     if (view?.foreign) this.#advance(view);
+    if (view?.cut && ends(frame)) this.reread(); // it was not waited for
     const here = frame.type === "response_start" && frame.session_id === this.session_id;
     if (here && !view) this.#witness(frame.turn_id, [frame], next);
   }

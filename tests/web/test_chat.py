@@ -319,3 +319,7 @@ def test_stop_does_not_wait_for_a_server_that_is_silent(protocol: str, page: Any
     page.until("document.querySelector('#log .trouble')?.innerText.includes('could not be told')")
     assert page.run("document.querySelector('#stop').hidden")
     cable.release()
+    page.until("!document.querySelector('#log .trouble')")
+    page.ended()
+    assert page.text("#log .about span:nth-last-child(2)") == "stopped"
+    assert page.shown() == page.answer()

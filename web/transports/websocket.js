@@ -271,7 +271,7 @@ function refuses(frame, turn_id, session_id) {
   return frame.session_id ? frame.session_id === session_id : !frame.turn_id;
 }
 
-function ends(frame) {
+export function ends(frame) {
   return frame.type === "response_complete" || (frame.type === "error" && Boolean(frame.seq));
 }
 
