@@ -123,10 +123,11 @@ async def switch(seat: Seat, argument: str) -> None:
     if not argument:
         raise Refused("Which one? /sessions lists them: /switch N")
     detail = await seat.talk.transport.session(session_meant(seat, argument))
+    count = counted(detail.message_count, "message")
+    # Before one is there: what is said there may come at once.
+    seat.screen.note(f"Session {detail.session_id}: {count} with {detail.model}. /history shows them.")
     await seat.talk.enter(detail.session_id, detail.model, detail.message_count > 0)
     seat.talk.wanted_model = None
-    count = counted(detail.message_count, "message")
-    seat.screen.note(f"Session {detail.session_id}: {count} with {detail.model}. /history shows them.")
     if detail.active_turn and not seat.talk.transport.live:  # else it is heard
         seat.resume(Cursor(detail.active_turn, 0))
 

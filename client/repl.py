@@ -167,10 +167,9 @@ class Repl:
             await self.talk.connect()
             if session_id is None:
                 return
-            await self.talk.enter(session_id)
             detail = await self.talk.transport.session(session_id)
-            self.talk.model, self.talk.has_messages = detail.model, detail.message_count > 0
             self.screen.note(f"Going on with {counted(detail.message_count, 'message')}; /history shows them.")
+            await self.talk.enter(session_id, detail.model, detail.message_count > 0)
             if detail.active_turn and not self.talk.transport.live:  # else it is heard
                 self._first(Cursor(detail.active_turn, 0))
         except ChatError as error:

@@ -41,6 +41,26 @@ def answer(url: str, room: str) -> str:
     return " ".join(message["text"].split())
 
 
+def lines_of(heard: Any) -> None:
+    """So much is said that it comes in several lines at once to whoever joins."""
+    for _ in range(40):
+        assert heard.readline()
+
+
+@LIVE
+def test_what_one_comes_to_is_told_before_what_is_said_there(
+    name: str, shared_server: Any, terminal: Callable[..., Terminal]
+) -> None:
+    url, room = shared_server.url, f"comes-{name}"
+    with stream(url, {"message": "long", "session_id": room, "model_id": LONG}) as heard:
+        lines_of(heard)
+        screen = terminal("--server", url, "--protocol", name, "--session", room)
+        screen.wait("Going on with 1 message;", "Somebody › long", "carries its number,")
+        stop(url, room)
+        screen.wait("─ cancelled ─")
+    assert answer(url, room) in " ".join(screen.text.split())
+
+
 @LIVE
 def test_an_answer_that_breaks_says_why(name: str, shared_server: Any, watching: Callable[..., Terminal]) -> None:
     url, room = shared_server.url, f"breaks-{name}"
@@ -144,9 +164,10 @@ def test_an_answer_that_began_while_one_was_elsewhere(
     screen.wait("A new session")
     screen.wait_bar("connected")
     get(url, "/chat", {"message": "short", "session_id": room, "model_id": QUICK})
-    with stream(url, {"message": "long", "session_id": room, "model_id": LONG}):
+    with stream(url, {"message": "long", "session_id": room, "model_id": LONG}) as heard:
+        lines_of(heard)
         screen.keys(f"/switch {room}", ENTER)
-        screen.wait("Somebody › long", "carries its number,")
+        screen.wait("5 messages with", "Somebody › long", "carries its number,")
         screen.wait_bar("answering")
         stop(url, room)
         screen.wait("─ cancelled ─")
