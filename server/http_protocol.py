@@ -175,7 +175,10 @@ class HttpProtocol(RequestHandler):
         ):
             return False
         manager = cast(Any, self._manager)
-        request = manager.request_factory(message, body, self, StreamWriter(self, self._loop), self._task_handler)
+        try:
+            request = manager.request_factory(message, body, self, StreamWriter(self, self._loop), self._task_handler)
+        except Exception:
+            return False  # it will fail in the task as well, and be answered there
         handler = manager.request_handler(request)
         self._current_request = request
         self._messages.popleft()  # what comes while it is handled goes behind it

@@ -309,6 +309,7 @@ def test_a_request_that_cannot_be_made_is_a_bug_as_well(run: Any, serving: Any, 
                     raise RuntimeError("the secret inside")
                 return make(message, *more)
 
+            assert (await wire.ask("GET", "/models")).status == 200  # the next one would be handled at once
             app._runner.server.request_factory = broken
             wire.request("GET", "/health")
             assert check_problem(await wire.answer(), 500)["code"] == "internal"
