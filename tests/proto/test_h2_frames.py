@@ -88,14 +88,16 @@ def of_h2():
 
 
 def told(connection, pieces):
-    """What comes of it: the events as text, the bytes that are sent, and the refusal, if there is one."""
+    """What comes of it: the kinds of events with their fields, and the refusal, if there is one."""
     events, refusal = [], ""
     try:
         for piece in pieces:
             events += connection.receive_data(piece)
     except ProtocolError as error:
         refusal = f"{type(error).__name__} {error.error_code!r}"
-    return [(type(event), vars(event) if hasattr(event, "__dict__") else repr(event)) for event in events], refusal
+    # Copies: in Python 3.13.0 the fields of an event may be those that it began with, once it is gone.
+    fields = [dict(vars(event)) if hasattr(event, "__dict__") else repr(event) for event in events]
+    return list(zip(map(type, events), fields, strict=True)), refusal
 
 
 def plain(events):
