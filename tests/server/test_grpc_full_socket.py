@@ -114,6 +114,22 @@ def test_who_has_yet_to_take_the_end_of_an_answer_is_not_left(serving, peer, run
     run(scenario())
 
 
+def test_what_h2_has_to_say_is_not_taken_for_less_progress(serving, peer, run):
+    async def scenario():
+        async with serving() as app, peer(app) as one:
+            await one.well()
+            (protocol,) = app._grpc._server.connections
+            one.reader._transport.pause_reading()
+            protocol.connection.direct.write(UNKNOWN * 2**9)
+            assert not protocol.connection.write_ready.is_set()
+            taken = protocol.connection.direct.taken()
+            protocol.connection.h2.ping(b"12345678")
+            protocol.connection.flush()
+            assert protocol.connection.direct.taken() == taken
+
+    run(scenario())
+
+
 def test_a_large_answer_goes_on_when_its_window_opened_while_the_socket_was_full(serving, peer, run, monkeypatch):
     monkeypatch.setattr("proto.grpc_stream.STALL_SECONDS", 3.0)
 
