@@ -64,6 +64,15 @@ def too_large(limit: int) -> GRPCError:
     return GRPCError(Status.RESOURCE_EXHAUSTED, f"The message has more than {limit} bytes.")
 
 
+async def in_task() -> bool:
+    """What follows is in a task, as `asyncio.timeout` needs it: a call's first step may be outside (`server.calls`).
+    Whether it was; if not, a pass of the loop has gone by."""
+    if asyncio.current_task() is not None:
+        return True
+    await asyncio.sleep(0)
+    return False
+
+
 def cut_short() -> GRPCError:
     return GRPCError(Status.INTERNAL, "The message is cut short.")
 
@@ -205,6 +214,7 @@ class Stream(protocol.Stream):
         if length < LARGE_MESSAGE_BYTES:
             payload = await self.buffer.read(length)
         else:
+            await in_task()
             try:
                 async with asyncio.timeout(STALL_SECONDS):
                     payload = await self.buffer.read(length)
@@ -260,6 +270,8 @@ class Stream(protocol.Stream):
             window = self._h2_connection.local_flow_control_window(self.id)  # can be negative
             if self.connection.write_ready.is_set() and (window > 0 or not wanted):
                 return min(wanted, max(0, window), self._h2_connection.max_outbound_frame_size)
+            if not await in_task():
+                continue
             try:
                 async with asyncio.timeout(STALL_SECONDS):
                     if not self.connection.write_ready.is_set():

@@ -130,12 +130,10 @@ class Events(protocol.EventsProcessor):
         self.streams[stream_id] = stream
 
         def release() -> None:
-            # Both grpclib's call and the end of its task release a stream: the task may never have begun.
-            if self.streams.get(stream_id) is stream:
-                del self.streams[stream_id]
-                self.connection.stream_close_waiter.set()
-                self.connection.owe(cast(Stream, stream).buffer.unacked_size())
-                self.released()
+            del self.streams[stream_id]
+            self.connection.stream_close_waiter.set()
+            self.connection.owe(cast(Stream, stream).buffer.unacked_size())
+            self.released()
 
         return release
 

@@ -52,6 +52,39 @@ def _headers(block: bytes, number: bytes, end: bool) -> bytes:
 UNUSED_EVENT = asyncio.Event()
 
 
+class Ending:
+    """Ends a call's method from outside, with an error that the peer is told. grpclib's own needs a task from the
+    beginning."""
+
+    __slots__ = ("_error", "_task")
+
+    def __init__(self) -> None:
+        self._error: Exception | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    def __enter__(self) -> None:
+        self._task = asyncio.current_task()
+
+    def __exit__(self, *failure: object) -> None:
+        self._task = None
+        if self._error is not None:
+            raise self._error
+
+    def goes_on_in(self, task: "asyncio.Task[None]") -> None:
+        self._task = task
+        if self._error is not None:
+            self.cancel(self._error)
+
+    def cancel(self, error: Exception) -> None:
+        self._error = error
+        if self._task is not None:  # not at once: it may be before its first step
+            asyncio.get_running_loop().call_soon(self._cancel)
+
+    def _cancel(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+
+
 class ServerStream(Stream):
     """A call at the server. It waits for no headers and no trailers: grpclib has an event for each, of 800 bytes, in
     every call however long it lasts."""
@@ -59,6 +92,7 @@ class ServerStream(Stream):
     connection: "ServerConnection"
     outflow: Outflow | None = None
     deadline: asyncio.TimerHandle | None = None
+    wrapper: Any  # an `Ending`, from when the call's method is reached
 
     def __init__(self, connection: "ServerConnection", h2: Any, transport: Any, stream_id: int, wrapper: None) -> None:
         self.connection = connection
@@ -143,11 +177,12 @@ class ServerStream(Stream):
             self.ended = True
         return _headers(block, self.id.to_bytes(4), end)
 
-    def refuse(self, status: Status, message: str) -> None:
-        """Answer a call that has not begun."""
+    def refuse(self, http: int, status: Status | None, message: str) -> None:
+        """Answer a call that is not taken."""
         assert self.id is not None
-        headers = {":status": "200", "content-type": "application/grpc", "grpc-status": str(status.value)}
-        headers["grpc-message"] = encode_grpc_message(message)
+        headers = {":status": str(http), "content-type": "application/grpc"}
+        if status is not None:
+            headers |= {"grpc-status": str(status.value), "grpc-message": encode_grpc_message(message)}
         self._h2_connection.send_headers(self.id, [*headers.items(), *self._reason(headers)], end_stream=True)
         self.ended = True
 
@@ -157,6 +192,6 @@ class ServerStream(Stream):
         if status is Status.OK or "fivewire-code" in headers:
             return []
         code = _CODES.get(status, "invalid_request")
-        if self.wrapper is None:  # grpclib has not got as far as to the method
+        if self.wrapper is None:
             code = _CODES_OF_NO_CALL.get(status, "invalid_request")
         return list(pb.error_metadata(ChatError(code, "")).items()) if code else []

@@ -3,49 +3,38 @@
 1. A peer has a budget of frames that cost work and bring nothing (PING, SETTINGS, RST_STREAM, empty DATA ...). It fills
    up with time, and with what the peer is sent: grpc-go answers each message with a PING and a WINDOW_UPDATE, while it
    measures the line. A peer that overdraws it gets GOAWAY with ENHANCE_YOUR_CALM.
-2. A call beyond `MAX_CONCURRENT_STREAMS` is refused, the others live on. Calls count until their task has ended, so
-   that a peer which opens and resets calls faster than they end runs into the limit, not into our memory.
-3. grpclib leaves a call unanswered when its task is cancelled, and keeps it for ever when that happens before the
-   task's first step. Therefore the end of the task, not grpclib, is what closes and releases a call.
-4. Deadlines are kept here: grpclib takes one that is over when the call's task begins for a bug.
-5. Leaving is in two steps (RFC 9113 section 6.8): a GOAWAY that refuses nothing asks the peer to come no more; when the
+2. What its calls are and come to is in `server.calls`.
+3. Leaving is in two steps (RFC 9113 section 6.8): a GOAWAY that refuses nothing asks the peer to come no more; when the
    last call has ended, the final GOAWAY names it, and the connection closes. No call falls between.
 """
 
 import asyncio
 import contextlib
 import logging
-import re
 import time
-from base64 import b64decode
-from binascii import Error as Base64Error
-from collections.abc import Callable, Collection
-from functools import partial
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any, cast
 
-import grpclib.server
 from grpclib.const import Status
 from grpclib.events import _DispatchServerEvents
-from grpclib.exceptions import GRPCError
-from grpclib.metadata import decode_timeout
 from h2.connection import ConnectionState
 from h2.errors import ErrorCodes
 from h2.events import Event as H2Event
 from h2.exceptions import DenialOfServiceError
 from hyperframe.frame import DataFrame, Frame, HeadersFrame, WindowUpdateFrame
 
-from proto.grpc_stream import Codec, Headers
+from proto.grpc_stream import Codec
 from proto.h2 import (
     DEFAULT_WINDOW_BYTES,
     H2,
     LINGER_SECONDS,
-    MAX_CONCURRENT_STREAMS,
     MAX_HEADER_LIST_BYTES,
     MAX_STREAM_ID,
     Connection,
     Protocol,
 )
 from server.call import UNUSED_EVENT, ServerStream
+from server.calls import Calls
 from server.direct import DirectWriter
 from server.outflow import Outflow
 
@@ -62,11 +51,6 @@ PREFACE_SECONDS = 10.0
 IDLE_SECONDS = 600.0
 LAST_CALL_SECONDS = 0.1  # for calls that a peer has made before it heard that it should not
 
-ENTRY_BYTES = 32  # that a header counts for, besides its own (RFC 9113 section 6.5.2)
-
-# Of a call's headers, those that mean something here.
-_USED = {":method", ":path", "te", "content-type", "grpc-encoding", "grpc-accept-encoding"}
-_TIMEOUT = re.compile(r"[0-9]{1,8}[HMSmun]")
 log = logging.getLogger(__name__)
 
 
@@ -119,6 +103,9 @@ class ServerH2(H2):
         self.budget = min(BUDGET_FRAMES, self.budget + more)
         self._window = window
 
+    def answered(self) -> None:
+        self.budget += BUDGET_FRAMES_PER_ANSWER
+
     def reclaim(self) -> None:
         if self.holder is not None:
             self.holder.give_back()
@@ -145,7 +132,7 @@ class ServerH2(H2):
 class ServerProtocol(Protocol):
     """One connection of a client."""
 
-    handler: "Calls"
+    handler: Calls
     connection: ServerConnection
     h2_class = ServerH2
     connection_class = ServerConnection
@@ -180,6 +167,7 @@ class ServerProtocol(Protocol):
         super().data_received(data)
 
     def fed(self, events: list[H2Event]) -> None:
+        self.handler.begin()
         if self._transport.get_write_buffer_size() > MAX_BUFFERED_BYTES:
             log.info("A peer does not read what it asks for; its connection is dropped")
             self.bye(ErrorCodes.ENHANCE_YOUR_CALM)
@@ -231,99 +219,6 @@ class ServerProtocol(Protocol):
         self._timer.cancel()
         super().connection_lost(exc)
         self._server.lost(self)
-
-
-class Calls(grpclib.server.Handler):
-    """The calls of one connection."""
-
-    def __init__(self, server: "GrpcServer", protocol: ServerProtocol) -> None:
-        super().__init__(server.mapping, server.codec, None, server.dispatch)
-        self._protocol = protocol
-        self._headers: Headers = []  # of the last call that was accepted, and what they come to
-        self._used: Headers = []
-        self._seconds: float | None = None
-
-    @property
-    def tasks(self) -> set["asyncio.Task[None]"]:
-        return {*self._tasks.values(), *self._cancelled}
-
-    def accept(self, stream: Any, headers: Headers, release_stream: Callable[[], Any]) -> None:
-        if len(self._protocol.processor.streams) > MAX_CONCURRENT_STREAMS:
-            stream.connection.h2.budget -= 1
-            return self._refuse(stream, release_stream, ErrorCodes.REFUSED_STREAM)
-        if headers is not self._headers:  # the same list comes as long as the peer sends the same
-            names = {name for name, _ in headers}
-            if ":method" not in names or ":path" not in names:
-                return self._refuse(stream, release_stream, ErrorCodes.PROTOCOL_ERROR)
-            if sum(len(name) + len(value) + ENTRY_BYTES for name, value in headers) > MAX_HEADER_LIST_BYTES:
-                stream.connection.h2.budget -= 1
-                stream.refuse(Status.RESOURCE_EXHAUSTED, f"A call may have {MAX_HEADER_LIST_BYTES} bytes of headers.")
-                return self._refuse(stream, release_stream, ErrorCodes.NO_ERROR)
-            problem = _bad_header(headers)
-            if problem:
-                stream.refuse(Status.INVALID_ARGUMENT, problem)
-                return self._refuse(stream, release_stream, ErrorCodes.NO_ERROR)
-            timeouts = [decode_timeout(value) for name, value in headers if name == "grpc-timeout"]
-            self._seconds = min(timeouts, default=None)
-            self._used = [(name, _plain(name, value)) for name, value in headers if name in _USED]
-            self._headers = headers
-        if self._seconds is not None:
-            stream.deadline = self.loop.call_later(self._seconds, _time_is_up, stream)
-        stream.headers = self._used  # grpclib holds on to them as long as the call lasts
-        super().accept(stream, stream.headers, release_stream)
-        self._tasks[stream].add_done_callback(partial(self._ended, stream, release_stream))
-        return None
-
-    def _refuse(self, stream: ServerStream, release: Callable[[], Any], code: ErrorCodes) -> None:
-        if stream.closable:
-            stream.reset_nowait(code)
-        release()
-
-    def _ended(self, stream: ServerStream, release: Callable[[], Any], task: "asyncio.Task[None]") -> None:
-        self._tasks.pop(stream, None)
-        self._cancelled.discard(task)
-        if stream.deadline is not None:
-            stream.deadline.cancel()
-        if stream.closable:
-            stream.reset_nowait(ErrorCodes.NO_ERROR if stream.ended else ErrorCodes.CANCEL)
-        if stream.outflow is not None:
-            stream.outflow.close()
-        if stream.ended:
-            stream.connection.h2.budget += BUDGET_FRAMES_PER_ANSWER
-        release()
-        self._protocol.call_ended()
-
-    def cancel(self, stream: Any) -> None:
-        if stream in self._tasks:
-            super().cancel(stream)
-
-
-def _time_is_up(stream: ServerStream, seconds: float = 0.001) -> None:
-    """End the call; where its task has not got as far as to let itself be ended, look again, less and less often: it
-    may answer by itself, and have to wait until the peer reads."""
-    if stream.wrapper is None:
-        stream.deadline = asyncio.get_running_loop().call_later(seconds, _time_is_up, stream, 2 * seconds)
-    else:
-        stream.wrapper.cancel(GRPCError(Status.DEADLINE_EXCEEDED, "The time of the call is up."))
-
-
-def _plain(name: str, value: str) -> str:
-    """A header as grpclib knows it: a content type without the parameters that gRPC's own servers pass over, too."""
-    return value.partition(";")[0].rstrip() if name == "content-type" else value
-
-
-def _bad_header(headers: Headers) -> str | None:
-    """What grpclib would stumble over, and leave the call without an answer."""
-    for name, value in headers:
-        if name == "grpc-timeout" and not _TIMEOUT.fullmatch(value):
-            return "grpc-timeout must be up to 8 digits and a unit."
-        if name.endswith("-bin"):
-            try:
-                for part in map(str.strip, value.split(",")):  # those of one name may come joined
-                    b64decode(part + "=" * (-len(part) % 4), validate=True)
-            except (Base64Error, ValueError):
-                return "A -bin header is not base64."
-    return None
 
 
 class GrpcServer:

@@ -18,7 +18,7 @@ from grpclib.const import Status
 from grpclib.exceptions import GRPCError
 from h2.errors import ErrorCodes
 
-from proto.grpc_stream import STALL_SECONDS
+from proto.grpc_stream import STALL_SECONDS, in_task
 from server.direct import Opening, Sender, Whole, Writer
 
 if TYPE_CHECKING:
@@ -225,6 +225,8 @@ class Outflow(_Hot, Whole):
     async def drained(self) -> None:
         """Everything is on its way; it must not take for ever."""
         while self._pending:
+            if not await in_task():
+                continue
             before = self.taken()
             self._drained = asyncio.get_running_loop().create_future()
             try:

@@ -25,7 +25,7 @@ HTTP_EDGE = (
     "server.access", "server.body", "server.client_frames", "server.connection", "server.edge", "server.frames",
     "server.hearing", "server.http_protocol", "server.known_head", "server.reply",
 )  # fmt: skip
-GRPC_EDGE = ("server.call", "server.conversation", "server.h2", "server.outflow", "server.rpc")
+GRPC_EDGE = ("server.call", "server.calls", "server.conversation", "server.h2", "server.outflow", "server.rpc")
 ROOT_OF_ALL = ("server.app", "server.reload", "server.program", "server.__main__")
 
 GRPCLIB = ("grpclib", "h2", "hpack", "hyperframe", "google.protobuf")

@@ -80,6 +80,7 @@ BOMB = gzip.compress(bytes(MAX_MESSAGE_BYTES + 1), mtime=0)
         (b"", [], 3),
         (b"\0\0", [], 13),
         (frame(b"abc")[:-1], [], 13),
+        (struct.pack(">BI", 0, 2**17) + b"x", [], 13),
         (struct.pack(">BI", 0, MAX_MESSAGE_BYTES + 1), [], 8),
         (struct.pack(">BI", 0, 2**32 - 1) + b"x" * 1000, [], 8),
         (frame(EMPTY, 1), [], 13),
@@ -98,15 +99,22 @@ BOMB = gzip.compress(bytes(MAX_MESSAGE_BYTES + 1), mtime=0)
 def test_odd_messages_have_a_status_and_the_connection_lives_on(serving, peer, run, body, extra, status):
     async def scenario():
         async with serving() as app, peer(app) as one:
-            head = one.headers(extra=extra)
-            one.send(head)
-            for start in range(0, len(body), 2**14):
-                one.send(DataFrame(head.stream_id, body[start : start + 2**14]))
-            one.send(DataFrame(head.stream_id, b"", flags=["END_STREAM"]))
-            assert await one.end(head.stream_id) == status
-            code = {0: None, 8: "too_large"}.get(status, "invalid_request")
-            assert await one.code(head.stream_id) == code
-            await one.well()
+            for begins_at_once in (True, False):
+                head = one.headers(extra=extra)
+                pieces = [
+                    DataFrame(head.stream_id, body[start : start + 2**14]) for start in range(0, len(body), 2**14)
+                ]
+                last = DataFrame(head.stream_id, b"", flags=["END_STREAM"])
+                if begins_at_once:
+                    one.send(head, *pieces, last)
+                else:
+                    one.send(head)
+                    await one.heard()
+                    one.send(*pieces, last)
+                assert await one.end(head.stream_id) == status
+                code = {0: None, 8: "too_large"}.get(status, "invalid_request")
+                assert await one.code(head.stream_id) == code
+                await one.well()
 
     run(scenario())
 

@@ -1,0 +1,206 @@
+"""How gRPC calls begin and end: at once where that can be, in a task where not, and each to its end."""
+
+import asyncio
+
+import pytest
+from grpclib.const import Cardinality, Handler, Status
+from grpclib.exceptions import GRPCError
+from h2.errors import ErrorCodes
+from hyperframe.frame import DataFrame, GoAwayFrame, HeadersFrame, RstStreamFrame, SettingsFrame, WindowUpdateFrame
+
+from proto import chat_pb2
+from proto.grpc_web import frame
+from proto.h2 import BITE_BYTES
+from server.call import Ending
+from server.calls import Calls
+from server.first_step import rest_of
+
+FILLER = BITE_BYTES.to_bytes(3) + b"\xfa" + bytes(5 + BITE_BYTES)  # a frame of a type that nobody knows
+ASK = chat_pb2.ChatRequest(message="x", model_id="demo?chunks=3&rate=0").SerializeToString()
+PING = chat_pb2.ChatRequest(type=chat_pb2.ChatRequest.PING).SerializeToString()
+WINDOW = SettingsFrame.INITIAL_WINDOW_SIZE
+
+
+@pytest.fixture
+def tasks(monkeypatch):
+    """One entry for each call that has ended in a task."""
+    ended = []
+    in_task = Calls._task_ended
+    monkeypatch.setattr(Calls, "_task_ended", lambda *call: (ended.append(call), in_task(*call)))
+    return ended
+
+
+def served(app, call):
+    """Let `ListModels` be this."""
+    app._grpc._server.mapping["/chat.ChatService/ListModels"] = Handler(
+        call, Cardinality.UNARY_UNARY, chat_pb2.ListModelsRequest, chat_pb2.ListModelsResponse
+    )
+
+
+def test_a_call_that_has_come_in_full_begins_at_once_and_has_a_task_where_it_waits(serving, peer, run, tasks):
+    async def scenario():
+        async with serving() as app, peer(app) as one:
+            asked = one.call("CreateSession")
+            assert await one.end(asked) == 0
+            tasks.clear()  # the store may be waited for
+            created = chat_pb2.CreateSessionResponse.FromString(one.data(asked)[5:])
+            request = chat_pb2.SessionInfoRequest(session_id=created.session_id).SerializeToString()
+            assert await one.end(one.call("GetSessionInfo", request)) == 0
+            assert await one.end(one.call("GetSessionInfo")) == 3
+            assert not tasks
+            assert await one.end(one.call("StreamChat", ASK)) == 0
+            assert len(tasks) == 1
+            head = one.headers("GetSessionInfo")
+            one.send(head)
+            await one.heard()
+            one.send(DataFrame(head.stream_id, frame(request), flags=["END_STREAM"]))
+            assert await one.end(head.stream_id) == 0
+            assert len(tasks) == 2
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("end", [["END_STREAM"], []])
+@pytest.mark.parametrize("leaves", [False, True])
+def test_a_call_that_is_over_when_all_of_its_packet_is_heard_is_not_begun(serving, peer, run, tasks, end, leaves):
+    async def scenario():
+        async with serving() as app, peer(app) as one, peer(app) as other:
+            await one.heard()
+            (mine, _) = app._grpc._server.connections
+            head = one.headers("StreamChat")
+            over = GoAwayFrame(0, 0, ErrorCodes.INTERNAL_ERROR) if leaves else RstStreamFrame(head.stream_id)
+            one.send(head, DataFrame(head.stream_id, frame(ASK), flags=end), over)
+            if leaves:
+                assert await one.until(lambda frame: False) is None
+            else:
+                await one.well()
+            assert app.chat.tell().total_requests == 0 and not mine.processor.streams
+            await other.well()
+
+    run(scenario())
+
+
+def test_a_call_that_is_reset_as_soon_as_it_has_begun_is_cancelled_where_it_waits(serving, peer, run):
+    seen = []
+
+    async def waits(call):
+        try:
+            await asyncio.get_running_loop().create_future()
+        except BaseException as failure:
+            seen.append(type(failure))
+            await asyncio.sleep(0)  # as one who has something to undo
+            seen.append("undone")
+            raise
+
+    async def scenario():
+        async with serving() as app, peer(app) as one:
+            served(app, waits)
+            await one.heard()
+            (protocol,) = app._grpc._server.connections
+            head = one.headers()
+            data = DataFrame(head.stream_id, frame(b""), flags=["END_STREAM"])
+            one.send(head, data, FILLER, RstStreamFrame(head.stream_id))
+            await one.heard()
+            while protocol.processor.streams:
+                await asyncio.sleep(0.005)
+            assert seen == [asyncio.CancelledError, "undone"]
+            assert not protocol.handler.tasks
+            await one.heard()
+
+    run(scenario())
+
+
+@pytest.mark.parametrize(("method", "request_"), [("ListSessions", b""), ("Chat", PING)])
+def test_a_window_that_opens_before_the_task_s_first_step_is_not_overlooked(serving, peer, run, method, request_):
+    async def scenario():
+        async with serving() as app, peer(app, {WINDOW: 0}) as one:
+            await one.heard()
+            head = one.headers(method)
+            stream = head.stream_id
+            data = DataFrame(stream, frame(request_), flags=["END_STREAM"])
+            one.send(head, data, FILLER, WindowUpdateFrame(stream, window_increment=2**14))
+            async with asyncio.timeout(10):
+                assert await one.end(stream) == 0
+
+    run(scenario())
+
+
+def test_a_call_that_is_no_post_has_no_status_of_grpc(serving, peer, run):
+    async def scenario():
+        async with serving() as app, peer(app) as one:
+            head = one.headers(extra=[(":method", "GET")], without=(":method",), end=True)
+            one.send(head)
+            answer = await one.until(lambda frame: isinstance(frame, HeadersFrame))
+            assert answer.fields[":status"] == "405" and "grpc-status" not in answer.fields
+            await one.well()
+
+    run(scenario())
+
+
+def test_a_bug_below_the_service_is_logged_and_told(serving, peer, run, caplog):
+    async def broken(call):
+        raise RuntimeError("the secret inside")
+
+    async def says_nothing(call):
+        return
+
+    async def scenario():
+        async with serving() as app, peer(app) as one:
+            for call, logged in ((broken, "the secret inside"), (says_nothing, "requires a single message")):
+                served(app, call)
+                assert await one.end(one.call()) == 2
+                assert logged in caplog.text
+            assert "secret" not in str([frame.fields for frame in one.frames if isinstance(frame, HeadersFrame)])
+            assert await one.end(one.call("CreateSession")) == 0
+
+    run(scenario())
+
+
+def test_what_ends_a_call_in_its_first_step_ends_it_where_it_waits(run):
+    error = GRPCError(Status.UNAVAILABLE)
+
+    async def method(ending, seen):
+        with ending:
+            ending.cancel(error)
+            seen.append("went on")
+            await asyncio.get_running_loop().create_future()
+
+    async def scenario():
+        ending, seen = Ending(), []
+        first = method(ending, seen)
+
+        async def rest(waits_for):
+            seen.append("began")
+            await rest_of(first, waits_for)
+
+        tasks = []
+
+        def begin():  # outside of a task
+            tasks.append(loop.create_task(rest(first.send(None))))
+            ending.goes_on_in(tasks[0])
+
+        loop = asyncio.get_running_loop()
+        loop.call_soon(begin)
+        await asyncio.sleep(0)
+        (task,) = tasks
+        with pytest.raises(GRPCError):
+            await task
+        assert seen == ["went on", "began"]
+
+    run(scenario())
+
+
+def test_what_ends_a_call_does_not_touch_what_comes_behind_its_method(run):
+    error = GRPCError(Status.UNAVAILABLE)
+
+    async def scenario():
+        ending = Ending()
+        with pytest.raises(GRPCError), ending:
+            ending.cancel(error)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # would be cancelled
+        ending.cancel(error)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+
+    run(scenario())
