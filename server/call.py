@@ -73,12 +73,14 @@ class Ending:
     def goes_on_in(self, task: "asyncio.Task[None]") -> None:
         self._task = task
         if self._error is not None:
-            self.cancel(self._error)
+            task.cancel()
 
     def cancel(self, error: Exception) -> None:
         self._error = error
-        if self._task is not None:  # not at once: it may be before its first step
+        if self._task is asyncio.current_task():  # what it says next, behind the method, is not to be cancelled
             asyncio.get_running_loop().call_soon(self._cancel)
+        else:
+            self._cancel()
 
     def _cancel(self) -> None:
         if self._task is not None:

@@ -6,7 +6,6 @@ the headers of every call anew, and makes a task for each: a sixth of the time t
 2. Clients send the same headers with each call: what they come to is found out once.
 3. A call beyond `MAX_CONCURRENT_STREAMS` is refused, the others live on. Calls count until they have ended, so that a
    peer which opens and resets them faster than that runs into the limit, not into our memory.
-4. A task is cancelled in the next pass of the loop, never before its first step: it could not undo what has begun.
 """
 
 import asyncio
@@ -24,16 +23,18 @@ from grpclib.metadata import decode_timeout
 from grpclib.protocol import AbstractHandler
 from grpclib.server import Stream
 from h2.errors import ErrorCodes
+from h2.exceptions import StreamClosedError
 
 from proto.grpc_stream import Headers
 from proto.h2 import MAX_CONCURRENT_STREAMS, MAX_HEADER_LIST_BYTES
 from server.call import Ending, ServerStream
-from server.first_step import rest_of
+from server.first_step import RestOf
 
 if TYPE_CHECKING:
     from server.h2 import GrpcServer, ServerProtocol
 
 ENTRY_BYTES = 32  # that a header counts for, besides its own (RFC 9113 section 6.5.2)
+TOO_LARGE_COST = 3  # of a peer's budget: a frame, and what the answer brings it
 CONTENT_TYPES = ("application/grpc", "application/grpc+proto")
 
 _USED = {"grpc-encoding", "grpc-accept-encoding"}  # of a call's headers, those that mean something while it lasts
@@ -81,7 +82,7 @@ class Calls(AbstractHandler):
         asked = self._asked
         if len(self._protocol.processor.streams) > MAX_CONCURRENT_STREAMS:
             stream.connection.h2.budget -= 1
-            return self._end_unasked(stream, release_stream, ErrorCodes.REFUSED_STREAM)
+            return self._ended(stream, release_stream, ErrorCodes.REFUSED_STREAM)
         if headers is not self._headers or asked is None:  # the same list comes as long as the peer sends the same
             found = _asked(headers, self._server.mapping)
             if isinstance(found, Refusal):
@@ -100,8 +101,8 @@ class Calls(AbstractHandler):
             call, release = self._new.pop(stream)
             if stream.buffer.ended:
                 try:
-                    call = _rest(call, call.send(None))
-                except StopIteration:
+                    call = RestOf(call, call.send(None))
+                except (StopIteration, asyncio.CancelledError):
                     self._ended(stream, release)
                     continue
             task = self._tasks[stream] = self._loop.create_task(call)
@@ -121,8 +122,8 @@ class Calls(AbstractHandler):
                 try:
                     with ending:
                         await method.func(call)
-                except (GRPCError, StreamTerminatedError):
-                    raise
+                except (GRPCError, StreamTerminatedError, StreamClosedError, ConnectionError):
+                    raise  # the last two: the peer has left
                 except Exception:
                     log.exception("a bug: %s failed", path)
                     raise
@@ -131,27 +132,25 @@ class Calls(AbstractHandler):
 
     def _refuse(self, stream: ServerStream, release: Release, refusal: Refusal) -> None:
         if refusal.http is None:
-            return self._end_unasked(stream, release, ErrorCodes.PROTOCOL_ERROR)
+            return self._ended(stream, release, ErrorCodes.PROTOCOL_ERROR)
         if refusal.status is Status.RESOURCE_EXHAUSTED:
-            stream.connection.h2.budget -= 1
-        stream.refuse(refusal.http, refusal.status, refusal.message)
-        return self._end_unasked(stream, release, ErrorCodes.NO_ERROR)
-
-    def _end_unasked(self, stream: ServerStream, release: Release, code: ErrorCodes) -> None:
-        if stream.closable:
-            stream.reset_nowait(code)
-        release()
+            stream.connection.h2.budget -= TOO_LARGE_COST
+        if stream.closable:  # else it is over already, by what has come in the same packet
+            stream.refuse(refusal.http, refusal.status, refusal.message)
+            stream.connection.flush()
+        return self._ended(stream, release)
 
     def _task_ended(self, stream: ServerStream, release: Release, task: "asyncio.Task[None]") -> None:
         self._tasks.pop(stream, None)
         self._cancelled.discard(task)
         self._ended(stream, release)
 
-    def _ended(self, stream: ServerStream, release: Release) -> None:
+    def _ended(self, stream: ServerStream, release: Release, code: ErrorCodes = ErrorCodes.CANCEL) -> None:
+        """It is over, one way or another; with this code where no status says how."""
         if stream.deadline is not None:
             stream.deadline.cancel()
         if stream.closable:
-            stream.reset_nowait(ErrorCodes.NO_ERROR if stream.ended else ErrorCodes.CANCEL)
+            stream.reset_nowait(ErrorCodes.NO_ERROR if stream.ended else code)
         if stream.outflow is not None:
             stream.outflow.close()
         if stream.ended:
@@ -168,15 +167,11 @@ class Calls(AbstractHandler):
         elif stream in self._tasks:
             task = self._tasks.pop(stream)
             self._cancelled.add(task)
-            self._loop.call_soon(task.cancel)
+            task.cancel()
 
     def close(self) -> None:
         for stream in (*self._new, *self._tasks):
             self.cancel(stream)
-
-
-async def _rest(call: Coroutine[Any, Any, None], waits_for: Any) -> None:
-    await rest_of(call, waits_for)
 
 
 def _time_is_up(stream: ServerStream) -> None:

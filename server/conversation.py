@@ -197,6 +197,7 @@ class Conversation:
     def _turn_ended(self, turn_id: str, reader: CallReader) -> None:
         if self._readers.get(turn_id) is reader:
             del self._readers[turn_id]
+            reader.close()  # where the call is cancelled while it waits for the turn, that has not ended
         if self._leaving:
             self.drain()
 

@@ -5,24 +5,47 @@ WebSocket's first event that is a tenth. Until it waits there is no current task
 begun in a task.
 """
 
-from collections.abc import Coroutine, Generator
-from types import coroutine
+from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 
 
-@coroutine
-def rest_of(begun: Coroutine[Any, Any, T], waits_for: Any) -> Generator[Any, Any, T]:
-    """What is left of a coroutine whose first `send` has given what it waits for: to be awaited in a task."""
-    while True:
-        try:
-            try:
-                told = yield waits_for
-            except BaseException as failure:
-                waits_for = begun.throw(failure)
-            else:
-                waits_for = begun.send(told)
-        except StopIteration as end:
-            value: T = end.value
-            return value
+class RestOf(Coroutine[Any, Any, T]):
+    """What is left of a coroutine whose first `send` has given what it waits for: for a task, or to be awaited in one.
+    No generator, into which nothing can be thrown before it begins: a task that is cancelled before its first step
+    would leave the coroutine where it is."""
+
+    __slots__ = ("_begun", "_fresh", "_waits_for")
+
+    def __init__(self, begun: Coroutine[Any, Any, T], waits_for: Any) -> None:
+        self._begun = begun
+        self._waits_for = waits_for
+        self._fresh = True
+        if waits_for is not None:  # it is not being yielded now: others may wait for the same
+            waits_for._asyncio_future_blocking = False
+
+    def send(self, value: Any) -> Any:
+        if not self._fresh:
+            return self._begun.send(value)
+        self._fresh = False
+        waits_for, self._waits_for = self._waits_for, None
+        if waits_for is not None:
+            waits_for._asyncio_future_blocking = True
+        return waits_for
+
+    def throw(self, *failure: Any) -> Any:
+        self._fresh, self._waits_for = False, None
+        return self._begun.throw(*failure)
+
+    def close(self) -> None:
+        self._begun.close()
+
+    def __await__(self) -> "RestOf[T]":
+        return self
+
+    def __iter__(self) -> "RestOf[T]":
+        return self
+
+    def __next__(self) -> Any:
+        return self.send(None)

@@ -13,7 +13,7 @@ from typing import Protocol
 from aiohttp import WSMsgType, web
 
 from server.client_frames import ClientFrames
-from server.first_step import rest_of
+from server.first_step import RestOf
 
 MESSAGES_PER_SECOND = 100.0  # read from one connection, in the long run
 BURST_MESSAGES = 300.0
@@ -85,7 +85,7 @@ class Hearing:
             waits_for = taking.send(None)
         except StopIteration:
             return
-        self._begun = rest_of(taking, waits_for)
+        self._begun = RestOf(taking, waits_for)
         self._frames.wake()
 
     async def _take(self, text: str) -> None:

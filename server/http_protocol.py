@@ -28,7 +28,7 @@ from proto.errors import ChatError
 from server import lane
 from server.client_frames import ClientFrames
 from server.direct import DirectWriter
-from server.first_step import rest_of
+from server.first_step import RestOf
 from server.known_head import KnownHead, known_head
 from server.reply import Reply, problem
 
@@ -100,8 +100,8 @@ class HttpProtocol(RequestHandler):
         self._alone = False  # the request that is being handled
         self._even = True  # each time that something has come it was one whole request
         self._known: KnownHead | None = None  # of the last one
-        # A request, its handler, and what that waits for.
-        self._begun: tuple[web.BaseRequest, Coroutine[Any, Any, web.StreamResponse], Any] | None = None
+        # A request, and what is left of its handler.
+        self._begun: tuple[web.BaseRequest, Coroutine[Any, Any, web.StreamResponse]] | None = None
         self._request_factory = self._request
         self._request_handler = cast(Any, self._handle)
         self.half_closed = False  # by the peer
@@ -190,7 +190,7 @@ class HttpProtocol(RequestHandler):
         except ConnectionError:
             self.force_close()
         else:
-            self._begun = request, handler, waits_for
+            self._begun = request, RestOf(handler, waits_for)
             self._messages.appendleft((message, body))
             return False
         finally:
@@ -227,14 +227,14 @@ class HttpProtocol(RequestHandler):
             return make(message, body, *more)
         except Exception as failure:  # else it would end aiohttp's task, and nobody would hear of it
             request = make(ERROR, body, *more)
-            self._begun = request, _failing(failure), None
+            self._begun = request, _failing(failure)
             return request
 
     def _handle(self, request: web.BaseRequest) -> Awaitable[web.StreamResponse]:
         if self._begun is None:
             return cast(Awaitable[web.StreamResponse], cast(Any, self._manager).request_handler(request))
-        (_, handler, waits_for), self._begun = self._begun, None
-        return rest_of(handler, waits_for)
+        (_, rest), self._begun = self._begun, None
+        return rest
 
     def resume_reading(self, resume_parser: bool = True) -> None:
         """Called each time that a body is read: the parser may have kept something of what has come. It has not behind

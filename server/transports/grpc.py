@@ -176,10 +176,8 @@ def _told(call: Callable[[Any], Awaitable[None]]) -> Callable[[Any], Awaitable[N
             await call(stream)
         except ChatError as error:
             await _fail(stream, error)
-        except GRPCError:
+        except (GRPCError, StreamClosedError, ConnectionError):
             raise
-        except (StreamClosedError, ConnectionError):
-            log.debug("The peer has left")
         except Exception:
             log.exception("a bug: %s failed", stream._method_name)
             await _fail(stream, ChatError("internal", "The server failed; its log says more."))

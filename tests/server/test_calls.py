@@ -9,14 +9,17 @@ from h2.errors import ErrorCodes
 from hyperframe.frame import DataFrame, GoAwayFrame, HeadersFrame, RstStreamFrame, SettingsFrame, WindowUpdateFrame
 
 from proto import chat_pb2
+from proto.answers import SessionList
+from proto.errors import ChatError
 from proto.grpc_web import frame
 from proto.h2 import BITE_BYTES
 from server.call import Ending
 from server.calls import Calls
-from server.first_step import rest_of
+from server.first_step import RestOf
 
 FILLER = BITE_BYTES.to_bytes(3) + b"\xfa" + bytes(5 + BITE_BYTES)  # a frame of a type that nobody knows
 ASK = chat_pb2.ChatRequest(message="x", model_id="demo?chunks=3&rate=0").SerializeToString()
+SLOW = chat_pb2.ChatRequest(message="x", model_id="demo?chunks=9&rate=0.001").SerializeToString()
 PING = chat_pb2.ChatRequest(type=chat_pb2.ChatRequest.PING).SerializeToString()
 WINDOW = SettingsFrame.INITIAL_WINDOW_SIZE
 
@@ -61,21 +64,104 @@ def test_a_call_that_has_come_in_full_begins_at_once_and_has_a_task_where_it_wai
 
 
 @pytest.mark.parametrize("end", [["END_STREAM"], []])
+@pytest.mark.parametrize("how", ["at once", "headers before", "in two bites"])
 @pytest.mark.parametrize("leaves", [False, True])
-def test_a_call_that_is_over_when_all_of_its_packet_is_heard_is_not_begun(serving, peer, run, tasks, end, leaves):
+def test_a_call_that_is_over_with_the_packet_that_brings_it_is_not_begun(
+    serving, peer, run, tasks, caplog, end, how, leaves
+):
     async def scenario():
         async with serving() as app, peer(app) as one, peer(app) as other:
             await one.heard()
             (mine, _) = app._grpc._server.connections
             head = one.headers("StreamChat")
+            data = DataFrame(head.stream_id, frame(ASK), flags=end)
             over = GoAwayFrame(0, 0, ErrorCodes.INTERNAL_ERROR) if leaves else RstStreamFrame(head.stream_id)
-            one.send(head, DataFrame(head.stream_id, frame(ASK), flags=end), over)
+            if how == "headers before":
+                one.send(head)
+                await one.heard()
+                one.send(data, over)
+            elif how == "at once":
+                one.send(head, data, over)
+            else:
+                one.send(head, FILLER, data, over)
             if leaves:
                 assert await one.until(lambda frame: False) is None
             else:
                 await one.well()
-            assert app.chat.tell().total_requests == 0 and not mine.processor.streams
+            assert app.chat.tell().total_requests == 0 and not mine.processor.streams and not mine.handler.tasks
+            assert not caplog.records
             await other.well()
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("bad", [{"method": "Nothing"}, {"extra": [("grpc-timeout", "soon")]}])
+def test_a_refused_call_that_is_over_already_is_no_matter_for_the_others(serving, peer, run, caplog, bad):
+    async def scenario():
+        async with serving() as app, peer(app) as one:
+            lasting = one.call("StreamChat", SLOW)
+            head = one.headers(**bad)
+            one.send(head, RstStreamFrame(head.stream_id))
+            await one.well()
+            one.send(RstStreamFrame(lasting))
+            (protocol,) = app._grpc._server.connections
+            while protocol.processor.streams:
+                await asyncio.sleep(0.005)
+            assert not caplog.records
+
+    run(scenario())
+
+
+def test_a_refused_call_is_told_also_one_who_leaves(serving, peer, run):
+    async def scenario():
+        async with serving() as app, peer(app) as one:
+            head = one.headers("Nothing", end=True)
+            one.send(head, GoAwayFrame(0, 0, ErrorCodes.NO_ERROR))
+            assert await one.end(head.stream_id) == 12
+
+    run(scenario())
+
+
+def test_refused_calls_that_are_answered_and_reset_cost_a_peer_nothing(serving, peer, run):
+    """So do gRPC's own clients where the answer comes before they have said all."""
+
+    async def scenario():
+        async with serving() as app, peer(app) as one:
+            await one.heard()
+            (protocol,) = app._grpc._server.connections
+            protocol.connection.h2.budget = 20.0
+            for _ in range(5):
+                heads = [one.headers("Nothing") for _ in range(10)]
+                one.send(*heads)
+                for head in heads:
+                    assert await one.end(head.stream_id) == 12
+                one.send(*[RstStreamFrame(head.stream_id, error_code=ErrorCodes.NO_ERROR) for head in heads])
+            await one.well()
+
+    run(scenario())
+
+
+def test_first_steps_that_wait_for_the_same_or_are_cancelled_end_like_any(serving, peer, run):
+    async def scenario():
+        async with serving() as app, peer(app) as one:
+            first = asyncio.get_running_loop().create_future()
+
+            async def waits(call):
+                await first
+                await call.send_message(chat_pb2.ListModelsResponse())
+
+            served(app, waits)
+            heads = [one.headers() for _ in range(2)]
+            ends = [DataFrame(head.stream_id, frame(b""), flags=["END_STREAM"]) for head in heads]
+            one.send(*heads, *ends)
+            await one.heard()
+            first.set_result(None)
+            for head in heads:
+                assert await one.end(head.stream_id) == 0
+            first = asyncio.get_running_loop().create_future()
+            first.cancel()
+            assert await one.end(one.call()) is ErrorCodes.CANCEL
+            assert await one.end(one.call("CreateSession")) == 0
 
     run(scenario())
 
@@ -106,6 +192,23 @@ def test_a_call_that_is_reset_as_soon_as_it_has_begun_is_cancelled_where_it_wait
             assert seen == [asyncio.CancelledError, "undone"]
             assert not protocol.handler.tasks
             await one.heard()
+
+    run(scenario())
+
+
+def test_a_half_closed_chat_that_is_reset_while_its_reader_is_paused_follows_nothing_any_more(serving, peer, run):
+    long = chat_pb2.ChatRequest(message="x", model_id="demo?chunks=2000&rate=0").SerializeToString()
+
+    async def scenario():
+        async with serving() as app, peer(app, {WINDOW: 3000}) as one:
+            stream = one.call("Chat", long)
+            await one.until(lambda frame: isinstance(frame, DataFrame))
+            await one.heard()
+            assert app.chat.stats.open_streams == 1
+            one.send(RstStreamFrame(stream, error_code=ErrorCodes.CANCEL))
+            await one.heard()
+            while app.chat.stats.open_streams:
+                await asyncio.sleep(0.005)
 
     run(scenario())
 
@@ -156,6 +259,27 @@ def test_a_bug_below_the_service_is_logged_and_told(serving, peer, run, caplog):
     run(scenario())
 
 
+@pytest.mark.parametrize("fails", [True, False])
+def test_a_peer_that_has_left_is_no_bug(serving, peer, run, caplog, fails):
+    async def scenario():
+        async with serving() as app, peer(app) as one:
+            await one.heard()
+            (protocol,) = app._grpc._server.connections
+
+            async def leaves(*_, **__):
+                protocol._transport.abort()
+                if fails:
+                    raise ChatError("not_found", "It is gone, and so is who asks for it.")
+                return SessionList(0, [], None)
+
+            app.chat.sessions = leaves
+            one.call("ListSessions")
+            assert await one.until(lambda frame: False) is None
+            assert not caplog.records
+
+    run(scenario())
+
+
 def test_what_ends_a_call_in_its_first_step_ends_it_where_it_waits(run):
     error = GRPCError(Status.UNAVAILABLE)
 
@@ -168,24 +292,18 @@ def test_what_ends_a_call_in_its_first_step_ends_it_where_it_waits(run):
     async def scenario():
         ending, seen = Ending(), []
         first = method(ending, seen)
-
-        async def rest(waits_for):
-            seen.append("began")
-            await rest_of(first, waits_for)
-
         tasks = []
 
         def begin():  # outside of a task
-            tasks.append(loop.create_task(rest(first.send(None))))
+            tasks.append(loop.create_task(RestOf(first, first.send(None))))
             ending.goes_on_in(tasks[0])
 
         loop = asyncio.get_running_loop()
         loop.call_soon(begin)
         await asyncio.sleep(0)
-        (task,) = tasks
         with pytest.raises(GRPCError):
-            await task
-        assert seen == ["went on", "began"]
+            await tasks[0]
+        assert seen == ["went on"]
 
     run(scenario())
 

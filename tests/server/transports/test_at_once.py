@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from server.first_step import rest_of
+from server.first_step import RestOf
 from server.http_protocol import HttpProtocol
 from server.models import End
 from server.models.demo import Demo
@@ -32,7 +32,7 @@ def test_the_rest_of_a_coroutine_is_awaited(run, early):
     async def scene():
         first, seen = asyncio.get_running_loop().create_future(), []
         coroutine = told(first, seen)
-        rest = rest_of(coroutine, coroutine.send(None))
+        rest = RestOf(coroutine, coroutine.send(None))
         if early:
             first.set_result("here")
             assert await rest == "done"
@@ -46,17 +46,19 @@ def test_the_rest_of_a_coroutine_is_awaited(run, early):
     run(scene())
 
 
-def test_the_rest_of_a_coroutine_fails_and_is_cancelled(run):
+@pytest.mark.parametrize("early", [True, False])
+def test_the_rest_of_a_coroutine_fails_and_is_cancelled(run, early):
     async def scene():
         failure, seen = ValueError("no"), []
         first = asyncio.get_running_loop().create_future()
         coroutine = told(first, seen)
-        rest = rest_of(coroutine, coroutine.send(None))
+        rest = RestOf(coroutine, coroutine.send(None))
         first.set_exception(failure)
         assert await rest == "failed"
         coroutine = told(asyncio.get_running_loop().create_future(), seen)
-        task = asyncio.ensure_future(rest_of(coroutine, coroutine.send(None)))
-        await asyncio.sleep(0)
+        task = asyncio.ensure_future(RestOf(coroutine, coroutine.send(None)))
+        if not early:  # else before the task's first step
+            await asyncio.sleep(0)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
