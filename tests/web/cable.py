@@ -27,6 +27,10 @@ class Cable:
     def cut(self) -> None:
         self._do(self._abort())
 
+    def until_used(self) -> None:
+        """Wait until somebody is connected."""
+        self._do(self._used())
+
     def hold(self) -> None:
         """Nothing arrives any more on either side, and neither is told."""
         self._do(self._flow(False))
@@ -55,6 +59,10 @@ class Cable:
         self._flows.set()
         while self._open:
             await asyncio.sleep(0)
+
+    async def _used(self) -> None:
+        while not self._open:
+            await asyncio.sleep(0.005)
 
     async def _flow(self, flows: bool) -> None:
         if flows:

@@ -295,6 +295,7 @@ def test_a_change_of_protocol_does_not_wait_for_a_websocket_that_does_not_open(p
     cable.cut()
     cable.hold()
     cable.mend()
+    cable.until_used()  # until then it connects to nobody, and is told so
     page.until("document.querySelector('#connection').dataset.state === 'connecting'")
     page.run(
         """void new MutationObserver(() => (window.waited = true))
