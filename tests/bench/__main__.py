@@ -54,7 +54,7 @@ class Bench:
         for number in range(self.sizes.rounds):
             try:
                 for measure in MEASURES:
-                    if not (measure.fresh and number):
+                    if not (measure.once and number):
                         self.measure(measure, number)
             finally:
                 for server in self.servers.values():

@@ -51,7 +51,8 @@ class Measure(NamedTuple):
     run: Measured
     transports: tuple[str, ...] = wire.TRANSPORTS
     contenders: tuple[str, ...] = (OURS, LIMIT, "peer")  # the limit takes no time, a peer may take a minute
-    fresh: bool = False  # needs servers that have not worked yet; measured once
+    fresh: bool = False  # needs servers that have not worked yet
+    once: bool = False  # not in every round
 
 
 def peer(transport: str) -> str:
@@ -123,14 +124,16 @@ def idle(server: Server, transport: str, sizes: Sizes) -> Figures:
 
 
 def store(server: Server, transport: str, sizes: Sizes) -> Figures:
-    """Turns of 100 chunks, from the request to the end; then the time to the first event, one turn after the other."""
+    """Turns of 100 chunks, from the request to the end, once a first crowd of them has warmed the server and its files;
+    then the time to the first event, one turn after the other."""
     count, chunks = sizes.few, 100
     asked = [wire.ask(transport, f"demo?chunks={chunks}&rate={RATE:g}") for _ in range(count)]
-    run = load.Run(server.pid, load.connect(server.port_of(transport), transport, count), asked, 1.0)
-    try:
-        figures = run.whole(chunks)
-    finally:
-        run.close()
+    for _ in ("warm", "measured"):
+        run = load.Run(server.pid, load.connect(server.port_of(transport), transport, count), asked, 1.0)
+        try:
+            figures = run.whole(chunks)
+        finally:
+            run.close()
     first = load.first_events(server.port_of(transport), transport, sizes.turns, "demo?chunks=1&rate=0")
     return {
         "cpu_us_per_turn": figures.cpu_us_per_chunk * chunks,
@@ -146,8 +149,8 @@ MEASURES = (
     Measure("fanout", fan_out),
     Measure("requests", requests, ("rest", "unary")),
     Measure("first", first_event),
-    Measure("idle", idle, fresh=True),
-    Measure("store", store, ("ndjson",), (OURS, "sqlite")),
+    Measure("idle", idle, fresh=True, once=True),
+    Measure("store", store, ("ndjson",), (OURS, "sqlite"), fresh=True),
 )
 _PEERS = {"ndjson": 0.55, "sse": 0.42, "websocket": 0.48, "grpc": 0.33}
 _LIMITS = {"ndjson": 1.4, "sse": 1.4, "websocket": 1.4, "grpc": 1.5}
