@@ -4,13 +4,14 @@ import io
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 import urllib.request
 from collections.abc import Callable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,13 @@ def test_no_connection() -> None:
 def test_another_server() -> None:
     class Handler(BaseHTTPRequestHandler):
         def log_message(self, *_: Any) -> None: ...
+
+        def finish(self) -> None:
+            super().finish()
+            self.connection.shutdown(socket.SHUT_WR)
+            with suppress(ConnectionError):
+                while self.connection.recv(4096):  # what is not read brings a reset, which may overtake the answer
+                    pass
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever).start()
