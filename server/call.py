@@ -56,24 +56,25 @@ class Ending:
     """Ends a call's method from outside, with an error that the peer is told. grpclib's own needs a task from the
     beginning."""
 
-    __slots__ = ("_error", "_task")
+    __slots__ = ("_error", "_over", "_task")
 
     def __init__(self) -> None:
         self._error: Exception | None = None
+        self._over = False
         self._task: asyncio.Task[None] | None = None
 
     def __enter__(self) -> None:
         self._task = asyncio.current_task()
 
     def __exit__(self, *failure: object) -> None:
-        self._task = None
+        self._over = True
         if self._error is not None:
             raise self._error
 
     def goes_on_in(self, task: "asyncio.Task[None]") -> None:
         self._task = task
         if self._error is not None:
-            task.cancel()
+            self._cancel()
 
     def cancel(self, error: Exception) -> None:
         self._error = error
@@ -83,7 +84,7 @@ class Ending:
             self._cancel()
 
     def _cancel(self) -> None:
-        if self._task is not None:
+        if self._task is not None and not self._over:
             self._task.cancel()
 
 

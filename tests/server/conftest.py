@@ -17,6 +17,7 @@ from hyperframe.frame import DataFrame, Frame, GoAwayFrame, HeadersFrame, PingFr
 from proto import ndjson
 from proto.events import Event, Heartbeat
 from proto.grpc_web import frame as message
+from proto.h2 import BITE_BYTES
 from server.catalog import Catalog
 from server.chat import Chat
 from server.direct import Whole
@@ -150,6 +151,8 @@ def certificate(tmp_path_factory):
 
 class Peer:
     """A client of HTTP/2 that sends what it is told, and remembers what it gets."""
+
+    unknown = BITE_BYTES.to_bytes(3) + b"\xfa" + bytes(5 + BITE_BYTES)  # a frame of a type that nobody knows
 
     def __init__(self, reader, writer):
         self.reader, self.writer = reader, writer

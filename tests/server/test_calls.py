@@ -12,12 +12,10 @@ from proto import chat_pb2
 from proto.answers import SessionList
 from proto.errors import ChatError
 from proto.grpc_web import frame
-from proto.h2 import BITE_BYTES
 from server.call import Ending
 from server.calls import Calls
 from server.first_step import RestOf
 
-FILLER = BITE_BYTES.to_bytes(3) + b"\xfa" + bytes(5 + BITE_BYTES)  # a frame of a type that nobody knows
 ASK = chat_pb2.ChatRequest(message="x", model_id="demo?chunks=3&rate=0").SerializeToString()
 SLOW = chat_pb2.ChatRequest(message="x", model_id="demo?chunks=9&rate=0.001").SerializeToString()
 PING = chat_pb2.ChatRequest(type=chat_pb2.ChatRequest.PING).SerializeToString()
@@ -83,7 +81,7 @@ def test_a_call_that_is_over_with_the_packet_that_brings_it_is_not_begun(
             elif how == "at once":
                 one.send(head, data, over)
             else:
-                one.send(head, FILLER, data, over)
+                one.send(head, one.unknown, data, over)
             if leaves:
                 assert await one.until(lambda frame: False) is None
             else:
@@ -141,6 +139,20 @@ def test_refused_calls_that_are_answered_and_reset_cost_a_peer_nothing(serving, 
     run(scenario())
 
 
+def test_calls_with_too_many_headers_cost_a_peer_more_than_their_answers_bring(serving, peer, run, monkeypatch):
+    monkeypatch.setattr("server.h2.BUDGET_FRAMES_PER_SECOND", 0.0)
+
+    async def scenario():
+        async with serving() as app, peer(app) as one:
+            await one.heard()
+            (protocol,) = app._grpc._server.connections
+            protocol.connection.h2.budget = 10.0
+            await one.flood(b"".join(one.headers(extra=[("x-long", "a" * 2**14)]).serialize() for _ in range(20)))
+            assert await one.goaway() is ErrorCodes.ENHANCE_YOUR_CALM
+
+    run(scenario())
+
+
 def test_first_steps_that_wait_for_the_same_or_are_cancelled_end_like_any(serving, peer, run):
     async def scenario():
         async with serving() as app, peer(app) as one:
@@ -185,7 +197,7 @@ def test_a_call_that_is_reset_as_soon_as_it_has_begun_is_cancelled_where_it_wait
             (protocol,) = app._grpc._server.connections
             head = one.headers()
             data = DataFrame(head.stream_id, frame(b""), flags=["END_STREAM"])
-            one.send(head, data, FILLER, RstStreamFrame(head.stream_id))
+            one.send(head, data, one.unknown, RstStreamFrame(head.stream_id))
             await one.heard()
             while protocol.processor.streams:
                 await asyncio.sleep(0.005)
@@ -221,7 +233,7 @@ def test_a_window_that_opens_before_the_task_s_first_step_is_not_overlooked(serv
             head = one.headers(method)
             stream = head.stream_id
             data = DataFrame(stream, frame(request_), flags=["END_STREAM"])
-            one.send(head, data, FILLER, WindowUpdateFrame(stream, window_increment=2**14))
+            one.send(head, data, one.unknown, WindowUpdateFrame(stream, window_increment=2**14))
             async with asyncio.timeout(10):
                 assert await one.end(stream) == 0
 
@@ -320,5 +332,38 @@ def test_what_ends_a_call_does_not_touch_what_comes_behind_its_method(run):
         ending.cancel(error)
         await asyncio.sleep(0)
         await asyncio.sleep(0)
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("early", [True, False])
+def test_what_ends_a_call_whose_first_step_got_behind_its_method_does_not_keep_its_end_from_being_told(run, early):
+    error = GRPCError(Status.UNAVAILABLE)
+
+    async def told(ending, socket):
+        try:
+            with ending:
+                if early:
+                    ending.cancel(error)
+        except GRPCError:
+            pass
+        await socket
+        return "told"
+
+    async def scenario():
+        loop, tasks, ending = asyncio.get_running_loop(), [], Ending()
+        socket = loop.create_future()
+        call = told(ending, socket)
+
+        def begin():  # outside of a task
+            tasks.append(loop.create_task(RestOf(call, call.send(None))))
+            ending.goes_on_in(tasks[0])
+
+        loop.call_soon(begin)
+        await asyncio.sleep(0)
+        if not early:
+            ending.cancel(error)
+        loop.call_soon(socket.set_result, None)
+        assert await tasks[0] == "told"
 
     run(scenario())

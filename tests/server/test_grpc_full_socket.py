@@ -10,7 +10,6 @@ from proto import chat_pb2
 from proto.requests import ChatRequest
 
 WINDOW = SettingsFrame.INITIAL_WINDOW_SIZE
-UNKNOWN = (2**14).to_bytes(3, "big") + b"\xfa" + bytes(5 + 2**14)  # a frame of a type that nobody knows
 SLOW = chat_pb2.ChatRequest(message="x", model_id="demo?chunks=9&rate=0.001").SerializeToString()
 
 
@@ -33,7 +32,7 @@ def test_who_is_dropped_while_the_socket_is_full_takes_the_connection_along_unle
                 one.send(WindowUpdateFrame(stream, window_increment=2**14))
                 await one.until(lambda frame: isinstance(frame, DataFrame))
             one.reader._transport.pause_reading()
-            protocol.connection.direct.write(UNKNOWN * 2**9)
+            protocol.connection.direct.write(one.unknown * 2**9)
             assert not protocol.connection.write_ready.is_set()
             slow.drop()
             one.reader._transport.resume_reading()
@@ -86,7 +85,7 @@ def test_a_call_whose_window_is_shut_has_no_part_in_what_the_peer_takes(serving,
                     await one.heard()
                     taken = shut.taken()
                 one.reader._transport.pause_reading()
-                protocol.connection.direct.write(UNKNOWN * 2**9)
+                protocol.connection.direct.write(one.unknown * 2**9)
                 assert not protocol.connection.write_ready.is_set()
                 one.reader._transport.resume_reading()
                 one.frames.clear()
@@ -102,7 +101,7 @@ def test_who_has_yet_to_take_the_end_of_an_answer_is_not_left(serving, peer, run
             await one.well()
             (protocol,) = app._grpc._server.connections
             one.reader._transport.pause_reading()
-            protocol.connection.direct.write(UNKNOWN * 2**9)
+            protocol.connection.direct.write(one.unknown * 2**9)
             protocol.drain()
             protocol._leave()
             assert not protocol.connection.is_closing()
@@ -119,7 +118,7 @@ def test_what_h2_has_to_say_is_not_taken_for_less_progress(serving, peer, run):
             await one.well()
             (protocol,) = app._grpc._server.connections
             one.reader._transport.pause_reading()
-            protocol.connection.direct.write(UNKNOWN * 2**9)
+            protocol.connection.direct.write(one.unknown * 2**9)
             assert not protocol.connection.write_ready.is_set()
             taken = protocol.connection.direct.taken()
             protocol.connection.h2.ping(b"12345678")
