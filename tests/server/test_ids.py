@@ -1,6 +1,7 @@
 """The names of turns, sessions and connections: of the promised form, and never twice."""
 
 import re
+import time
 from collections import Counter
 
 import pytest
@@ -9,8 +10,8 @@ from proto.requests import check_session_id, check_turn_id
 from server import ids
 
 FORMS = {
-    "turn_id": r"[A-Za-z0-9_-]{24}",
-    "session_id": r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}",
+    "turn_id": r"[0-9a-f]{11}[A-Za-z0-9_-]{13}",
+    "session_id": r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}",
     "connection_id": r"[0-9a-f]{16}",
 }
 
@@ -29,13 +30,29 @@ def test_the_edge_takes_them():
 
 
 def test_names_of_different_kinds_share_no_drawn_characters():
-    pieces = [ids.connection_id() if number % 2 else ids.session_id().replace("-", "") for number in range(1000)]
+    pieces = [ids.connection_id() if number % 2 else ids.session_id().replace("-", "")[17:] for number in range(1000)]
     assert len({piece[:12] for piece in pieces}) == len(pieces)
 
 
-def test_of_a_uuid_all_but_version_and_variant_is_random():
+@pytest.mark.parametrize("kind", ["turn_id", "session_id"])
+def test_a_stored_name_begins_with_the_time(kind):
+    before = time.time_ns() // 1_000_000
+    names = [getattr(ids, kind)().replace("-", "") for _ in range(2000)]
+    after = time.time_ns() // 1_000_000
+    times = [int(name[: 11 if kind == "turn_id" else 12], 16) for name in names]
+    assert times == sorted(times) and before <= times[0] and times[-1] <= after
+
+
+def test_of_a_uuid_all_but_time_version_and_variant_is_random():
     names = [ids.session_id() for _ in range(5000)]
-    for place in range(36):
-        told = 1 if place in (8, 13, 14, 18, 23) else 4 if place == 19 else 16
+    for place in range(14, 36):
+        told = 1 if place in (14, 18, 23) else 4 if place == 19 else 16
         counts = Counter(name[place] for name in names)
         assert len(counts) == told and min(counts.values()) > 0.7 * 5000 / told
+
+
+def test_of_a_turns_name_all_but_the_time_is_random():
+    names = [ids.turn_id()[11:] for _ in range(5000)]
+    for place in range(13):
+        counts = Counter(name[place] for name in names)
+        assert len(counts) == 64 and min(counts.values()) > 0.4 * 5000 / 64
