@@ -47,7 +47,7 @@ TABLE: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     (("server.models.*",), (*WORDS, "server.models")),
     (
         ("server.stores.sqlite", "server.stores.sqlite_file", "server.stores.sqlite_writer"),
-        (*WORDS, "server.stores", "server.stores.sqlite_file", "server.stores.sqlite_writer"),
+        (*WORDS, "server.stores", "server.stores.packed", "server.stores.sqlite_file", "server.stores.sqlite_writer"),
     ),
     (("server.stores.*",), (*WORDS, "server.stores")),
     (("server.openapi",), (*WORDS, *CORE, "server.transports")),

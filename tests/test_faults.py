@@ -20,6 +20,7 @@ from proto.events import Chunk, Complete, Error, Event
 from proto.requests import ChatRequest
 from server.models import End
 from server.stores import sqlite_file, sqlite_writer
+from server.stores.packed import unpacked
 from server.turn import sha256
 
 STREAMING = ("ndjson", "sse", "websocket", "grpc")
@@ -98,7 +99,7 @@ def kept_chunks(path: Path) -> dict[str, int]:
         rows = disk.execute(
             "SELECT turns.id, chunks.first, chunks.chunks FROM turns JOIN chunks ON turns.n = chunks.turn"
         )
-        return {turn: first - 1 + len(json.loads(chunks)) // 2 for turn, first, chunks in rows}
+        return {turn: first - 1 + len(unpacked(chunks)) // 2 for turn, first, chunks in rows}
 
 
 def test_kill_9_several_times(run: Any, start_server: Any, connected: Any, tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ from server.stores import (
     joined,
     messages,
 )
+from server.stores.packed import unpacked
 from server.stores.sqlite_file import DatabaseFile
 from server.stores.sqlite_writer import Begin, Checkpoint, Clear, Create, Delete, End, Write, Writer
 
@@ -41,7 +42,7 @@ T = TypeVar("T")
 _SESSION = "id, model, created_at, active_at, user_messages, model_messages, input_tokens, output_tokens, cost"
 _LOGS = (
     "SELECT t.id, t.session_id, t.model, t.message, t.started_at, t.timestamp, t.is_new_session, t.context_messages, "
-    "t.omitted_messages, t.final, t.terminal, c.first, c.chunks FROM turns t LEFT JOIN chunks c ON c.turn = t.n WHERE "
+    "t.omitted_messages, c.first, c.chunks, c.final, c.terminal FROM turns t LEFT JOIN chunks c ON c.turn = t.n WHERE "
 )
 _HISTORY = _LOGS + "t.session_id = ? AND NOT t.cleared ORDER BY t.n, c.first"
 
@@ -194,8 +195,8 @@ def _turns(rows: Iterable[Any], owed: Sequence[Checkpoint | End]) -> list[SavedT
     for _, group in groupby(rows, itemgetter(0)):
         whole = list(group)
         turn_id = whole[0][0]
-        parts = [Part(turn_id, row[11], json.loads(row[12])) for row in whole if row[11] is not None]
-        final, terminal = bool(whole[0][9]), _terminal(whole[0][10])
+        parts = [Part(turn_id, first, unpacked(chunks)) for *_, first, chunks, _, _ in whole if chunks]
+        final, terminal = next(((bool(row[-2]), _terminal(row[-1])) for row in whole if row[-1]), (False, None))
         for write in owed:
             for part in [write.part] if isinstance(write, End) else write.parts:
                 if part.turn_id == turn_id:
@@ -211,14 +212,14 @@ def _turns(rows: Iterable[Any], owed: Sequence[Checkpoint | End]) -> list[SavedT
     return turns
 
 
-def _terminal(text: str | None) -> Complete | Error | None:
-    event = from_dict(json.loads(text)) if text else None
+def _terminal(text: str) -> Complete | Error | None:
+    event = from_dict(json.loads(text))
     return event if isinstance(event, (Complete, Error)) else None
 
 
 def _interrupt(connection: sqlite3.Connection, used: Used | None) -> None:
     """End the turns that a dead process was still answering."""
-    rows = connection.execute(_LOGS + "t.terminal IS NULL ORDER BY t.n, c.first").fetchall()
+    rows = connection.execute(_LOGS + "t.n IN (SELECT turn FROM running) ORDER BY t.n, c.first").fetchall()
     if not rows:
         return
     connection.execute("BEGIN IMMEDIATE")
@@ -231,13 +232,17 @@ def _interrupt(connection: sqlite3.Connection, used: Used | None) -> None:
                 "cost = cost + ? WHERE id = ?",
                 (usage.input_tokens, usage.output_tokens, usage.cost or 0.0, turn.session_id),
             )
-        connection.execute("UPDATE turns SET terminal = ? WHERE id = ?", (as_json(interrupted(turn)), turn.id))
+        connection.execute(
+            "INSERT INTO chunks (turn, first, final, terminal) SELECT n, ?, 0, ? FROM turns WHERE id = ?",
+            (len(turn.chunks) // 2 + 1, as_json(interrupted(turn)), turn.id),
+        )
         if any(turn.chunks[::2]):
             connection.execute(
                 "UPDATE sessions SET model_messages = model_messages + 1 WHERE id = ? "
                 "AND EXISTS (SELECT 1 FROM turns WHERE id = ? AND NOT cleared)",
                 (turn.session_id, turn.id),
             )
+    connection.execute("DELETE FROM running")
     connection.execute("COMMIT")
 
 

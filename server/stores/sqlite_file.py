@@ -16,21 +16,33 @@ from pathlib import Path
 from server.stores import StoreRefused
 
 APPLICATION_ID = 0x66697665  # "five", at offset 68 of the file
-VERSION = 4
+VERSION = 5
 BUSY_SECONDS = 2.0
 LOG_PAGES = 4000  # 16 MB: the write-ahead log is worked into the file every few hundred turns
 CHECKED_BYTES = 256 * 2**20  # looked through at the start, some 0.3 s; a bigger file only in its outline
 
+# A turn's end stands with its last part, not here: a row that grows moves all that stand behind it. A key that named no
+# session is looked for in the one that was made, too.
+TURNS = """
+CREATE TABLE turns (
+    n INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, session_id TEXT NOT NULL, model TEXT NOT NULL,
+    message TEXT NOT NULL, started_at REAL NOT NULL, timestamp TEXT NOT NULL, is_new_session INTEGER NOT NULL,
+    context_messages INTEGER NOT NULL, omitted_messages INTEGER NOT NULL, scope TEXT, key TEXT,
+    cleared INTEGER NOT NULL DEFAULT 0
+);
+CREATE INDEX turns_of ON turns (session_id);
+CREATE INDEX turns_keyed ON turns (scope, key) WHERE key IS NOT NULL;
+CREATE INDEX turns_asked ON turns (session_id, key) WHERE key IS NOT NULL;
+CREATE TABLE running (turn INTEGER PRIMARY KEY);
+"""
 # Parts of answers in the order in which they come: those of a commit then lie side by side. In a table that is sorted
 # by turn each had a page of its own, and one more for what a row of such a table cannot hold: 2 to 8 times the cost.
 CHUNKS = """
 CREATE TABLE chunks (
-    n INTEGER PRIMARY KEY, turn INTEGER NOT NULL, first INTEGER NOT NULL, chunks TEXT NOT NULL
+    n INTEGER PRIMARY KEY, turn INTEGER NOT NULL, first INTEGER NOT NULL, chunks TEXT, final INTEGER, terminal TEXT
 );
 CREATE UNIQUE INDEX chunks_of ON chunks (turn, first);
 """
-# A key that named no session is looked for in the one that was made, too.
-ASKED = "CREATE INDEX turns_asked ON turns (session_id, key) WHERE key IS NOT NULL;"
 SCHEMA = f"""
 CREATE TABLE sessions (
     id TEXT PRIMARY KEY, model TEXT NOT NULL, created_at REAL NOT NULL, active_at REAL NOT NULL,
@@ -38,16 +50,7 @@ CREATE TABLE sessions (
     input_tokens INTEGER NOT NULL DEFAULT 0, output_tokens INTEGER NOT NULL DEFAULT 0, cost REAL NOT NULL DEFAULT 0.0
 ) WITHOUT ROWID;
 CREATE INDEX sessions_active ON sessions (active_at, id);
-CREATE TABLE turns (
-    n INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, session_id TEXT NOT NULL, model TEXT NOT NULL,
-    message TEXT NOT NULL, started_at REAL NOT NULL, timestamp TEXT NOT NULL, is_new_session INTEGER NOT NULL,
-    context_messages INTEGER NOT NULL, omitted_messages INTEGER NOT NULL DEFAULT 0, scope TEXT, key TEXT,
-    cleared INTEGER NOT NULL DEFAULT 0, final INTEGER NOT NULL DEFAULT 0, terminal TEXT
-);
-CREATE INDEX turns_of ON turns (session_id);
-CREATE INDEX turns_running ON turns (n) WHERE terminal IS NULL;
-CREATE INDEX turns_keyed ON turns (scope, key) WHERE key IS NOT NULL;
-{ASKED}
+{TURNS}
 {CHUNKS}
 CREATE TABLE probe (n INTEGER PRIMARY KEY, room BLOB);
 """
@@ -62,12 +65,30 @@ MIGRATIONS: dict[int, tuple[str, ...]] = {
         "CREATE TABLE probe (n INTEGER PRIMARY KEY, room BLOB)",
     ),
     2: (
-        "ALTER TABLE chunks RENAME TO sorted_chunks",
-        *CHUNKS.split(";")[:2],
-        "INSERT INTO chunks (turn, first, chunks) SELECT turn, first, chunks FROM sorted_chunks ORDER BY turn, first",
-        "DROP TABLE sorted_chunks",
+        "ALTER TABLE chunks RENAME TO chunks_before",
+        "CREATE TABLE chunks "
+        "(n INTEGER PRIMARY KEY, turn INTEGER NOT NULL, first INTEGER NOT NULL, chunks TEXT NOT NULL)",
+        "CREATE UNIQUE INDEX chunks_of ON chunks (turn, first)",
+        "INSERT INTO chunks (turn, first, chunks) SELECT turn, first, chunks FROM chunks_before ORDER BY turn, first",
+        "DROP TABLE chunks_before",
     ),
-    3: (ASKED,),
+    3: ("CREATE INDEX turns_asked ON turns (session_id, key) WHERE key IS NOT NULL",),
+    4: (
+        *("DROP INDEX " + name for name in ("turns_of", "turns_running", "turns_keyed", "turns_asked", "chunks_of")),
+        "ALTER TABLE turns RENAME TO turns_before",
+        "ALTER TABLE chunks RENAME TO chunks_before",
+        *(TURNS + CHUNKS).split(";")[:-1],
+        "INSERT INTO turns SELECT n, id, session_id, model, message, started_at, timestamp, is_new_session, "
+        "context_messages, omitted_messages, scope, key, cleared FROM turns_before",
+        "INSERT INTO running SELECT n FROM turns_before WHERE terminal IS NULL",
+        "INSERT INTO chunks (turn, first, chunks) SELECT turn, first, chunks FROM chunks_before ORDER BY turn, first",
+        "INSERT INTO chunks (turn, first, final, terminal) SELECT n, 1, final, terminal FROM turns_before "
+        "WHERE terminal IS NOT NULL ON CONFLICT DO NOTHING",
+        "UPDATE chunks SET (final, terminal) = (SELECT final, terminal FROM turns_before WHERE n = turn) "
+        "WHERE first = (SELECT max(first) FROM chunks other WHERE other.turn = chunks.turn)",
+        "DROP TABLE turns_before",
+        "DROP TABLE chunks_before",
+    ),
 }
 
 _ELSEWHERE = "Move it away, or choose another file with --store sqlite:PATH."

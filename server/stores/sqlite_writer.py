@@ -12,7 +12,6 @@
 5. A file that was moved or removed is noticed within a second, and refused as a full disk is.
 """
 
-import json
 import logging
 import sqlite3
 import threading
@@ -26,9 +25,10 @@ from typing import Any, NamedTuple
 from proto.errors import ChatError
 from proto.events import Complete, Error, as_json
 from server.stores import Done, Key, Part, SavedSession, SavedTurn
+from server.stores.packed import packed
 from server.stores.sqlite_file import DatabaseFile
 
-MANY_TURNS = 32  # that run: then the next one to begin is not far
+MANY_TURNS = 8  # that run: then the next one to begin is not far
 GATHER_SECONDS = 0.008  # a commit costs as much as ten turns in it
 RETRY_SECONDS = 1.0
 LOOK_SECONDS = 1.0  # whether the file is still there; each look may cost a wait for the interpreter lock
@@ -100,17 +100,22 @@ _TROUBLE = {
     sqlite3.SQLITE_NOTADB: "the database is damaged",
 }
 
-# One write is one statement, whatever it does: views of the connection's own, with triggers behind them. A statement
-# costs the writer several turns of waiting for the interpreter lock while the loop is busy (5 ms each at worst), and
-# one that is alone needs no BEGIN and COMMIT around it.
+# One write is one statement, whatever it does: where it does several things, by views of the connection's own, with
+# triggers behind them. A statement costs the writer several turns of waiting for the interpreter lock while the loop is
+# busy (5 ms each at worst), and one that is alone needs no BEGIN and COMMIT around it.
 _FIGURES = "model, created_at, active_at, user_messages, model_messages, input_tokens, output_tokens, cost"
 _NEW = ", ".join([f"NEW.{name}" for name in _FIGURES.split(", ")])
 _OPENING = "message, started_at, timestamp, is_new_session, context_messages, omitted_messages, scope, key"
 _NEW_OPENING = ", ".join([f"NEW.{name}" for name in _OPENING.split(", ")])
 # A part of a deleted turn goes nowhere; of two that start alike the longer one has the shorter in it.
-_PUT_PART = """INSERT INTO chunks (turn, first, chunks)
-    SELECT n, NEW.first, NEW.chunks FROM turns WHERE id = NEW.turn_id AND NEW.chunks IS NOT NULL
-    ON CONFLICT (turn, first) DO UPDATE SET chunks = excluded.chunks WHERE length(excluded.chunks) > length(chunks);"""
+_LONGER = """CASE WHEN length(CAST(excluded.chunks AS BLOB)) > ifnull(length(CAST(chunks AS BLOB)), 0)
+    THEN excluded.chunks ELSE chunks END"""
+_PUT_PART = f"""INSERT INTO chunks (turn, first, chunks) SELECT n, ?, ? FROM turns WHERE id = ?
+    ON CONFLICT (turn, first) DO UPDATE SET chunks = {_LONGER}"""
+_PUT_END = f"""INSERT INTO chunks (turn, first, chunks, final, terminal)
+    SELECT n, NEW.first, NEW.chunks, NEW.final, NEW.terminal FROM turns WHERE id = NEW.turn_id
+    ON CONFLICT (turn, first) DO UPDATE SET chunks = {_LONGER}, final = excluded.final, terminal = excluded.terminal;
+    DELETE FROM running WHERE turn = (SELECT n FROM turns WHERE id = NEW.turn_id);"""
 _PUT_SESSION = f"""INSERT INTO sessions (id, {_FIGURES}) VALUES (NEW.session_id, {_NEW})
     ON CONFLICT (id) DO UPDATE SET ({_FIGURES}) = ({_NEW});"""
 _UPDATE_SESSION = f"UPDATE sessions SET ({_FIGURES}) = ({_NEW}) WHERE id = NEW.session_id"
@@ -119,14 +124,13 @@ _DOES = {
     "begin": (
         f"session_id, {_FIGURES}, turn_id, turn_session_id, turn_model, {_OPENING}",
         f"""{_PUT_SESSION} INSERT INTO turns (id, session_id, model, {_OPENING})
-            VALUES (NEW.turn_id, NEW.turn_session_id, NEW.turn_model, {_NEW_OPENING});""",
+            VALUES (NEW.turn_id, NEW.turn_session_id, NEW.turn_model, {_NEW_OPENING});
+            INSERT INTO running VALUES (last_insert_rowid());""",
     ),
-    "checkpoint": ("turn_id, first, chunks", _PUT_PART),
     # A turn that was deleted meanwhile has no end, even where there is a new session under the same id.
     "end": (
         f"session_id, {_FIGURES}, turn_id, first, chunks, final, terminal",
-        f"""{_PUT_PART} {_UPDATE_SESSION} AND EXISTS (SELECT 1 FROM turns WHERE id = NEW.turn_id);
-            UPDATE turns SET final = NEW.final, terminal = NEW.terminal WHERE id = NEW.turn_id;""",
+        f"{_PUT_END} {_UPDATE_SESSION} AND EXISTS (SELECT 1 FROM turns WHERE id = NEW.turn_id);",
     ),
     "clear": (
         f"session_id, {_FIGURES}",
@@ -135,6 +139,7 @@ _DOES = {
     "remove": (
         "session_id",
         """DELETE FROM chunks WHERE turn IN (SELECT n FROM turns WHERE session_id = NEW.session_id);
+            DELETE FROM running WHERE turn IN (SELECT n FROM turns WHERE session_id = NEW.session_id);
             DELETE FROM turns WHERE session_id = NEW.session_id; DELETE FROM sessions WHERE id = NEW.session_id;""",
     ),
     "try": ("room", "INSERT OR REPLACE INTO probe VALUES (1, zeroblob(NEW.room)); UPDATE probe SET room = NULL;"),
@@ -145,8 +150,8 @@ _RUNNING = {Begin: 1, End: -1}  # what a write does to the number of running tur
 
 
 def _prepare(connection: sqlite3.Connection) -> dict[str, str]:
-    """Make the views; the statement for each."""
-    statements = {}
+    """Make the views; the statement for each write."""
+    statements = {"checkpoint": _PUT_PART}
     for name, (columns, does) in _DOES.items():
         nothing = ", ".join([f"NULL AS {column}" for column in columns.split(", ")])
         connection.execute(f"CREATE TEMP VIEW do_{name} AS SELECT {nothing}")
@@ -155,31 +160,21 @@ def _prepare(connection: sqlite3.Connection) -> dict[str, str]:
     return statements
 
 
-def _flat(part: Part) -> str | None:
-    """One row a part, as a flat JSON array: cheap to write, and exact whatever the texts hold."""
-    return json.dumps(part.chunks) if part.chunks else None
-
-
 def _rows(write: Write) -> tuple[str, list[tuple[Any, ...]]]:
-    """What a write does, and to which rows."""
-    match write:
-        case Checkpoint(parts):
-            return "checkpoint", [(part.turn_id, part.first, _flat(part)) for part in parts]
-        case Begin(session, turn, key):
-            return "begin", [session + turn[:9] + (key or (None, None))]
-        case End(session, part, final, terminal):
-            event = as_json(terminal)
-            return "end", [(*session, part.turn_id, part.first, _flat(part), final, event)]
-        case Create(session):
-            return "create", [session]
-        case Clear(session):
-            return "clear", [session]
-        case Delete(session_id):
-            return "remove", [(session_id,)]
-        case Probe():
-            return "try", [(PROBE_BYTES,)]
-        case Stop():
-            return "", []
+    """What a write does, and to which rows. Numbers are no bools: sqlite3 would ask around for what to make of them."""
+    if isinstance(write, Checkpoint):
+        return "checkpoint", [(part.first, packed(part.chunks), part.turn_id) for part in write.parts if part.chunks]
+    if isinstance(write, End):
+        session, part, final, terminal, _ = write
+        return "end", [session + part[:2] + (packed(part.chunks), +final, as_json(terminal))]
+    if isinstance(write, Begin):
+        session, turn, key, _ = write
+        return "begin", [session + turn[:6] + (+turn.is_new_session, *turn[7:9], *(key or (None, None)))]
+    if isinstance(write, (Create, Clear)):
+        return "create" if isinstance(write, Create) else "clear", [write.session]
+    if isinstance(write, Delete):
+        return "remove", [(write.session_id,)]
+    return ("try", [(PROBE_BYTES,)]) if isinstance(write, Probe) else ("", [])
 
 
 class Writer:

@@ -189,7 +189,8 @@ def test_a_turn_whose_end_could_not_be_saved_has_one(run: Any, tmp_path: Path, s
             await turn.ended()
             await (await chat.send(Ask("Hello", "other"), "rest", "me")).ended()
             with closing(sqlite3.connect(tmp_path / "chat.db")) as other:
-                other.execute("UPDATE turns SET terminal = NULL WHERE id = ?", (turn.id,))
+                turn_row = "SELECT n FROM turns WHERE id = ?"
+                other.execute(f"UPDATE chunks SET terminal = NULL WHERE turn = ({turn_row})", (turn.id,))
                 other.commit()
             read = await chat.cancel(turn.id)  # which waits for the end
             assert (read.state, read.text) == ("interrupted", "yes")

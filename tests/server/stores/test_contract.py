@@ -290,6 +290,8 @@ def test_delete_takes_everything_even_what_comes_late(store: Any, tell: Any, wit
         await store.delete("nobody")
         await store.delete("s2")
         assert await store.count() == 1
+        await tell.begin(store, tell.session("s3"), tell.turn("t3", "s3"))  # it may take the place of one that is gone
+        assert (await store.turn("t3")).chunks == ()  # type: ignore[union-attr]
 
     with_store(store, test)
 

@@ -40,8 +40,11 @@ CREATE TABLE chunks (
     turn INTEGER NOT NULL, first INTEGER NOT NULL, chunks TEXT NOT NULL, PRIMARY KEY (turn, first)
 ) WITHOUT ROWID;
 INSERT INTO sessions VALUES ('s1', 'demo', 1.5, 2.5, 1, 0);
-INSERT INTO turns VALUES (6, 't0', 's1', 'demo', 'Hello', 2.4, 'then', 1, 0, NULL, NULL, 0, 0,
-    '{{"type":"complete","seq":4,"timestamp":"then","finish_reason":"cancelled"}}');
+INSERT INTO turns VALUES (5, 't-', 's1', 'demo', 'Hello', 2.3, 'then', 1, 0, NULL, NULL, 0, 0,
+    '{{"type":"error","seq":3,"timestamp":"then","code":"model_error","message":"Broken."}}');
+INSERT INTO turns VALUES (6, 't0', 's1', 'demo', 'Hello', 2.4, 'then', 1, 0, NULL, NULL, 0, 1,
+    '{{"type":"complete","seq":5,"timestamp":"then","finish_reason":"cancelled"}}');
+INSERT INTO chunks VALUES (6, 2, '[" way", "later"]');
 INSERT INTO chunks VALUES (6, 1, '["Half", "then"]');
 INSERT INTO turns VALUES (7, 't1', 's1', 'demo', 'Hello', 2.5, 'then', 1, 0, NULL, NULL, 0, 0, NULL);
 INSERT INTO chunks VALUES (7, 1, '["Hi", "later"]');
@@ -264,14 +267,17 @@ def test_an_older_schema_is_migrated_and_a_copy_kept(path: Path, tell: Any, with
         assert await store.session("s1") == SavedSession("s1", "demo", 1.5, 2.5, 1, 1, 0, 0, 0.0)
         turn = await store.turn("t1")
         assert turn and turn[:10] == ("t1", "s1", "demo", "Hello", 2.5, "then", True, 0, 0, ("Hi", "later"))
+        before = await store.turn("t0")
+        assert before and before.final and before.chunks == ("Half", "then", " way", "later")
+        assert before.terminal and before.terminal.seq == 5
         await tell.begin(store, tell.session(), tell.turn("t2"))
         await tell.end(store, tell.session(), tell.part(1, 2, "t2"), tell.complete(2, "t2"))
         assert await store.session("s1") == tell.session()
         history = await store.history("s1")
-        assert [message.turn_id for message in history] == ["t0", "t0", "t1", "t1", "t2", "t2"]
-        ends = [None, "cancelled", None, None, None, "stop"]
+        assert [message.turn_id for message in history] == ["t-", "t0", "t0", "t1", "t1", "t2", "t2"]
+        ends = [None, None, "cancelled", None, None, None, "stop"]
         assert [message.finish_reason for message in history] == ends
-        assert [message.code for message in history if message.code] == ["interrupted"]
+        assert [message.code for message in history if message.code] == ["model_error", "interrupted"]
 
     with_store(SqliteStore(path), test)
     copy = path.with_name(f"chat.db.v{version}.bak")
