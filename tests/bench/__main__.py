@@ -70,25 +70,30 @@ class Bench:
         if self.only & {"rest", "unary", *wire.TRANSPORTS} and not self.only & set(measure.transports):
             return
         for transport in self.chosen(measure.transports):
-            for name in self.chosen(measure.contenders):
-                self.once(measure, transport, name, number)
+            contenders = self.chosen(measure.contenders)
+            for group in [contenders] if measure.together else [[name] for name in contenders]:
+                self.once(measure, transport, group, number)
 
-    def once(self, measure: Measure, transport: str, contender: str, number: int) -> None:
-        name = peer(transport) if contender == "peer" else contender
-        if measure.fresh and name in self.servers:
-            self.servers.pop(name).stop()
-        if name not in self.servers:
-            self.servers[name] = Server(name)
+    def once(self, measure: Measure, transport: str, contenders: list[str], number: int) -> None:
+        names = [peer(transport) if contender == "peer" else contender for contender in contenders]
+        for name in names:
+            if measure.fresh and name in self.servers:
+                self.servers.pop(name).stop()
+            if name not in self.servers:
+                self.servers[name] = Server(name)
+        what = f"round {number + 1}: {measure.name} {transport}"
         try:
-            figures = measure.run(self.servers[name], transport, self.sizes)
+            measured = measure.run([self.servers[name] for name in names], transport, self.sizes)
         except (load.Lost, OSError) as failure:
-            print(f"round {number + 1}: {measure.name} {transport} {name}: FAILED: {failure}", file=sys.stderr)
-            self.servers.pop(name).stop()
+            print(f"{what} {', '.join(names)}: FAILED: {failure}", file=sys.stderr)
+            for name in names:
+                self.servers.pop(name).stop()
             self.failures += 1
             return
-        told = " ".join(f"{field}={value:.2f}" for field, value in figures.items())
-        print(f"round {number + 1}: {measure.name} {transport} {name}: {told}", file=sys.stderr, flush=True)
-        self.results.setdefault((measure.name, transport, contender), {})[number] = figures
+        for contender, name, figures in zip(contenders, names, measured, strict=True):
+            told = " ".join(f"{field}={value:.2f}" for field, value in figures.items())
+            print(f"{what} {name}: {told}", file=sys.stderr, flush=True)
+            self.results.setdefault((measure.name, transport, contender), {})[number] = figures
 
 
 def main() -> int:

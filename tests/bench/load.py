@@ -15,7 +15,7 @@
 import select
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from tests.bench import wire
@@ -136,13 +136,8 @@ class Run:
 
     def whole(self, chunks: int) -> Streamed:
         """The whole run is measured, the requests with it."""
-        opened = self.look()
-        self.begin()
-        while self.ended < len(self.connections):
-            self.turn()
-        closed = self.look()
-        self.check(chunks)
-        return self.result(opened, closed, 0)
+        (streamed,) = whole([self], chunks)
+        return streamed
 
     def begin(self) -> None:
         self.start, self.sent = time.perf_counter(), 0
@@ -326,6 +321,20 @@ def opened_followers(port: int, transport: str, count: int, request: bytes) -> l
 class FirstEvents(NamedTuple):
     p50_ms: float
     p99_ms: float
+
+
+def whole(runs: Sequence[Run], chunks: int) -> list[Streamed]:
+    """Runs at the same time, each of them measured whole."""
+    opened = [run.look() for run in runs]
+    for run in runs:
+        run.begin()
+    while any(run.ended < len(run.connections) for run in runs):
+        for run in runs:
+            run.turn()
+    closed = [run.look() for run in runs]
+    for run in runs:
+        run.check(chunks)
+    return [run.result(*looks, 0) for run, *looks in zip(runs, opened, closed, strict=True)]
 
 
 def first_events(port: int, transport: str, turns: int, model: str) -> FirstEvents:

@@ -1,6 +1,6 @@
 """The measures: what is done to a server, and the rows of the table that come of it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import NamedTuple
 
@@ -34,6 +34,7 @@ FAN_OUT_RATE = 10.0  # so that the peers keep up with the readers
 
 Figures = dict[str, float]
 Measured = Callable[[Server, str, Sizes], Figures]
+MeasuredTogether = Callable[[Sequence[Server], str, Sizes], list[Figures]]
 
 
 class Row(NamedTuple):
@@ -48,9 +49,10 @@ class Row(NamedTuple):
 
 class Measure(NamedTuple):
     name: str
-    run: Measured
+    run: MeasuredTogether
     transports: tuple[str, ...] = wire.TRANSPORTS
     contenders: tuple[str, ...] = (OURS, LIMIT, "peer")  # the limit takes no time, a peer may take a minute
+    together: bool = False  # all contenders at the same time, on the one core, instead of one after the other
     fresh: bool = False  # needs servers that have not worked yet
     once: bool = False  # not in every round
 
@@ -123,34 +125,47 @@ def idle(server: Server, transport: str, sizes: Sizes) -> Figures:
     return {"kilobytes": size / 1000}
 
 
-def store(server: Server, transport: str, sizes: Sizes) -> Figures:
-    """Turns of 100 chunks, from the request to the end, once a first crowd of them has warmed the server and its files;
-    then the time to the first event, one turn after the other."""
+def store(servers: Sequence[Server], transport: str, sizes: Sizes) -> list[Figures]:
+    """Turns of 100 chunks, from the request to the end, once a first crowd of them has warmed the servers and their
+    files; then the time to the first event, one turn after the other.
+
+    Both servers at the same time: a crowd's cost differs by a tenth from the cost of the one before, and what makes the
+    difference then weighs on both alike."""
     count, chunks = sizes.few, 100
     asked = [wire.ask(transport, f"demo?chunks={chunks}&rate={RATE:g}") for _ in range(count)]
     for _ in ("warm", "measured"):
-        run = load.Run(server.pid, load.connect(server.port_of(transport), transport, count), asked, 1.0)
+        runs = [
+            load.Run(server.pid, load.connect(server.port_of(transport), transport, count), asked, 1.0)
+            for server in servers
+        ]
         try:
-            figures = run.whole(chunks)
+            crowds = load.whole(runs, chunks)
         finally:
-            run.close()
-    first = load.first_events(server.port_of(transport), transport, sizes.turns, "demo?chunks=1&rate=0")
-    return {
-        "cpu_us_per_turn": figures.cpu_us_per_chunk * chunks,
-        "first_ms": first.p50_ms,
-        "load_cpu": figures.load_cpu,
-    }
+            for run in runs:
+                run.close()
+    firsts = [
+        load.first_events(server.port_of(transport), transport, sizes.turns, "demo?chunks=1&rate=0")
+        for server in servers
+    ]
+    return [
+        {"cpu_us_per_turn": crowd.cpu_us_per_chunk * chunks, "first_ms": first.p50_ms, "load_cpu": crowd.load_cpu}
+        for crowd, first in zip(crowds, firsts, strict=True)
+    ]
+
+
+def alone(run: Measured) -> MeasuredTogether:
+    return lambda servers, transport, sizes: [run(server, transport, sizes) for server in servers]
 
 
 MEASURES = (
-    Measure("streams", few_streams),
-    Measure("many", many_streams),
-    Measure("flat", flat_out),
-    Measure("fanout", fan_out),
-    Measure("requests", requests, ("rest", "unary")),
-    Measure("first", first_event),
-    Measure("idle", idle, fresh=True, once=True),
-    Measure("store", store, ("ndjson",), (OURS, "sqlite"), fresh=True),
+    Measure("streams", alone(few_streams)),
+    Measure("many", alone(many_streams)),
+    Measure("flat", alone(flat_out)),
+    Measure("fanout", alone(fan_out)),
+    Measure("requests", alone(requests), ("rest", "unary")),
+    Measure("first", alone(first_event)),
+    Measure("idle", alone(idle), fresh=True, once=True),
+    Measure("store", store, ("ndjson",), (OURS, "sqlite"), together=True, fresh=True),
 )
 _PEERS = {"ndjson": 0.55, "sse": 0.42, "websocket": 0.48, "grpc": 0.33}
 _LIMITS = {"ndjson": 1.4, "sse": 1.4, "websocket": 1.4, "grpc": 1.5}
