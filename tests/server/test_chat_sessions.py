@@ -226,7 +226,7 @@ def test_a_session_of_the_servers_making_has_a_uuid(run: Any, serving: Any) -> N
             assert len(set(ids)) == 100
             for made in ids:
                 known = uuid.UUID(made)
-                assert (str(known), known.version, known.variant) == (made, 7, uuid.RFC_4122)
+                assert (str(known), known.version, known.variant) == (made, 8, uuid.RFC_4122)
 
     run(test())
 
