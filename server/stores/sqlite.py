@@ -195,8 +195,9 @@ def _turns(rows: Iterable[Any], owed: Sequence[Checkpoint | End]) -> list[SavedT
     for _, group in groupby(rows, itemgetter(0)):
         whole = list(group)
         turn_id = whole[0][0]
-        parts = [Part(turn_id, first, unpacked(chunks)) for *_, first, chunks, _, _ in whole if chunks]
-        final, terminal = next(((bool(row[-2]), _terminal(row[-1])) for row in whole if row[-1]), (False, None))
+        rest = [row[9:] for row in whole]
+        parts = [Part(turn_id, first, unpacked(chunks)) for first, chunks, _, _ in rest if chunks]
+        final, terminal = next(((bool(final), _terminal(text)) for _, _, final, text in rest if text), (False, None))
         for write in owed:
             for part in [write.part] if isinstance(write, End) else write.parts:
                 if part.turn_id == turn_id:

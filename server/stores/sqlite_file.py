@@ -81,7 +81,7 @@ MIGRATIONS: dict[int, tuple[str, ...]] = {
         "INSERT INTO turns SELECT n, id, session_id, model, message, started_at, timestamp, is_new_session, "
         "context_messages, omitted_messages, scope, key, cleared FROM turns_before",
         "INSERT INTO running SELECT n FROM turns_before WHERE terminal IS NULL",
-        "INSERT INTO chunks (turn, first, chunks) SELECT turn, first, chunks FROM chunks_before ORDER BY turn, first",
+        "INSERT INTO chunks (turn, first, chunks) SELECT turn, first, chunks FROM chunks_before ORDER BY n",
         "INSERT INTO chunks (turn, first, final, terminal) SELECT n, 1, final, terminal FROM turns_before "
         "WHERE terminal IS NOT NULL ON CONFLICT DO NOTHING",
         "UPDATE chunks SET (final, terminal) = (SELECT final, terminal FROM turns_before WHERE n = turn) "

@@ -134,11 +134,6 @@ class Run:
             opened, closed = started, self.look()
         return self.result(opened, closed, rate)
 
-    def whole(self, chunks: int) -> Streamed:
-        """The whole run is measured, the requests with it."""
-        (streamed,) = whole([self], chunks)
-        return streamed
-
     def begin(self) -> None:
         self.start, self.sent = time.perf_counter(), 0
         self.alive_at = self.start
@@ -324,7 +319,7 @@ class FirstEvents(NamedTuple):
 
 
 def whole(runs: Sequence[Run], chunks: int) -> list[Streamed]:
-    """Runs at the same time, each of them measured whole."""
+    """Runs at the same time, each of them measured whole, the requests with it."""
     opened = [run.look() for run in runs]
     for run in runs:
         run.begin()

@@ -85,7 +85,8 @@ def flat_out(server: Server, transport: str, sizes: Sizes) -> Figures:
     requests = [wire.ask(transport, f"demo?chunks={chunks}&rate=0") for _ in range(count)]
     run = load.Run(server.pid, load.connect(server.port_of(transport), transport, count), requests, 0)
     try:
-        return run.whole(chunks)._asdict()
+        (streamed,) = load.whole([run], chunks)
+        return streamed._asdict()
     finally:
         run.close()
 

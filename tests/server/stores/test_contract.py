@@ -143,6 +143,22 @@ def test_chunk_numbers_decide(store: Any, tell: Any, with_store: Any, spans: Any
     with_store(store, test)
 
 
+def test_of_two_parts_that_start_alike_the_longer_is_kept_whatever_is_said(
+    store: Any, tell: Any, with_store: Any
+) -> None:
+    async def test(store: Store) -> None:
+        chunks = ("\0", "then", "\0", "later", "\x1f", "at last")
+        await tell.begin(store, tell.session(), tell.turn())
+        for parts in (2, 4, 2):
+            store.checkpoint([Part("t1", 1, chunks[:parts])])
+        await tell.begin(store, tell.session("s2"), tell.turn("t2", "s2"))  # behind the checkpoints
+        assert (await store.turn("t1")).chunks == chunks[:4]  # type: ignore[union-attr]
+        await tell.end(store, tell.session(), Part("t1", 1, chunks), tell.complete(3))
+        assert (await store.turn("t1")).chunks == chunks  # type: ignore[union-attr]
+
+    with_store(store, test)
+
+
 def test_one_checkpoint_holds_parts_of_many_turns(store: Any, tell: Any, with_store: Any) -> None:
     async def test(store: Store) -> None:
         for n in range(5):
