@@ -8,7 +8,7 @@ from client.text import clean_line, shortened, width_of
 from client.wording import counted, seconds
 
 NARROW_COLUMNS = 50
-LONG_ID_CHARS = 12
+LONG_ID_CHARS = 12  # of a longer one the end is shown: those of the server's making begin alike
 
 
 def prompt_line(talk: Conversation, tail: str, question: str, columns: int) -> AnyFormattedText:
@@ -20,7 +20,7 @@ def prompt_line(talk: Conversation, tail: str, question: str, columns: int) -> A
     name = "You"
     if columns >= NARROW_COLUMNS:
         session = clean_line(talk.session_id or "new session")
-        name = f"You [{session if len(session) <= LONG_ID_CHARS else session[:8] + '...'}]"
+        name = f"You [{session if len(session) <= LONG_ID_CHARS else '...' + session[-8:]}]"
     return FormattedText([*fragments, dot, ("class:prompt", f"{name} › ")])
 
 

@@ -104,5 +104,5 @@ export class SessionList {
 }
 
 export function titleOf(session_id) {
-  return titles.of(session_id) ?? `Session ${session_id.slice(0, 8)}`;
+  return titles.of(session_id) ?? `Session ${session_id.slice(-8)}`; // they begin alike
 }

@@ -33,7 +33,7 @@ def test_a_conversation(start_server: Callable[..., Any], terminal: Callable[...
     screen.wait(
         "You › Hello there", "You said “Hello there” (2 words)", "• every word", "─ complete ─", "context 1 message"
     )
-    screen.wait_bar("...] ›")
+    screen.wait_bar("You [...")
     screen.keys("first", ALT_ENTER, "second\\", ENTER, "third", ENTER)
     screen.wait(
         "You › first\n      second\n      third\n", "“first second third”", "“Hello there”", "context 3 messages"
@@ -50,6 +50,7 @@ def test_a_conversation(start_server: Callable[..., Any], terminal: Callable[...
     screen.wait("4 messages written to")
     exported = json.loads((tmp_path / "talk.json").read_text())
     assert [message["role"] for message in exported["messages"]] == ["user", "model"] * 2
+    screen.wait_bar(f"You [...{exported['session_id'][-8:]}] ›")
     screen.keys(CTRL_D)
     assert screen.end() == 0
     assert f"To go on with this session: --session {exported['session_id']}" in screen.text

@@ -261,6 +261,10 @@ def test_older_sessions_and_the_one_that_is_shown_stay_in_the_list(start_server:
     page.reload()
     page.until("!document.querySelector('#more-sessions').hidden")
     assert page.run(rows) == 30
+    names = (
+        "new Set(Array.from(document.querySelectorAll('#session-list button'), (row) => row.children[0].textContent))"
+    )
+    assert page.run(f"{names}.size") == 30, "each is called by what is its own"
     page.click("#more-sessions")
     page.until(f"{rows} === 41")
     page.click(f"[data-session='{oldest}']")
