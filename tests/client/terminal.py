@@ -71,15 +71,20 @@ class Terminal:
         """The prompt and what is under it."""
         return self.text[max(self.text.rfind("● "), self.text.rfind("○ ")) :]
 
+    @property
+    def _above_prompt(self) -> str:
+        """What stays where it is: a text waited for that stood in the prompt or under it would put `_read` too low."""
+        return self.text[: max(self.text.rfind("\n● You"), self.text.rfind("\n○ You")) + 1 or None]
+
     def keys(self, *keys: str) -> None:
         for key in keys:
             self._child.send(key)
 
     def wait(self, *texts: str) -> None:
-        """Until these stand on the screen, each behind the one before it."""
+        """Until these stand above the prompt, each behind the one before it."""
         for text in texts:
-            self._until(lambda text=text: self.text.find(text, self._read) >= 0, text)  # type: ignore[misc]
-            self._read = self.text.find(text, self._read) + len(text)
+            self._until(lambda text=text: self._above_prompt.find(text, self._read) >= 0, text)  # type: ignore[misc]
+            self._read = self._above_prompt.find(text, self._read) + len(text)
 
     def wait_anywhere(self, text: str) -> None:
         """Also where it has been waited for already."""
@@ -91,10 +96,10 @@ class Terminal:
             self._until(lambda text=text: text in self.bar, text)  # type: ignore[misc]
 
     def seen(self, text: str) -> bool:
-        """Whether this stands on the screen by now, behind what was waited for."""
+        """Whether this stands above the prompt by now, behind what was waited for."""
         with contextlib.suppress(pexpect.TIMEOUT):
             self._look(0)
-        return self.text.find(text, self._read) >= 0
+        return self._above_prompt.find(text, self._read) >= 0
 
     def _until(self, condition: Callable[[], bool], text: str) -> None:
         end = time.monotonic() + WAIT_SECONDS
