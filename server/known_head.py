@@ -4,6 +4,8 @@ the length of the body; to parse it anew takes a tenth of a `POST /chat`.
 1. Only a request that is all that has come, from its first byte to its last, is compared, and only with the one right
    before it, of which that was true as well: so it is certain that a request begins here.
 2. Nothing may differ but the digits of `Content-Length`. What does goes to the parser, as does what comes in pieces.
+3. What the head says is found once. So its `Content-Length` is left out: the body is there, and whoever has it does not
+   ask how long it will be.
 """
 
 import re
@@ -41,24 +43,21 @@ class WholeBody(StreamReader):
 
 
 class KnownHead:
-    """A head in its bytes, without the digits of its length, and what the parser has made of it."""
+    """A head in its bytes, without the digits of its length, and what it says."""
 
-    __slots__ = ("_after", "_before", "_digits", "_place", "message")
+    __slots__ = ("_after", "_before", "message")
 
-    def __init__(self, before: bytes, digits: bytes, after: bytes, message: RawRequestMessage) -> None:
+    def __init__(self, before: bytes, after: bytes, message: RawRequestMessage) -> None:
         self._before = before
-        self._digits = digits
-        self._after = after
-        names = [name.lower() for name, _ in message.raw_headers]
-        self._place = names.index(b"content-length") if digits else 0
-        self.message = message  # of the last one
+        self._after = after  # the digits; nothing where there are none
+        self.message = message
 
     def again(self, data: bytes) -> StreamReader | None:
         """The body, if these bytes are the head once more and nothing but a body."""
         before = self._before
         if not data.startswith(before):
             return None
-        if not self._digits:
+        if not self._after:
             return EMPTY_PAYLOAD if len(data) == len(before) else None
         start = len(before)
         end = data.find(b"\r", start)
@@ -71,19 +70,7 @@ class KnownHead:
             or len(data) != body + int(digits)
         ):
             return None
-        if digits != self._digits:
-            self._change(digits)
         return WholeBody(data[body:])
-
-    def _change(self, digits: bytes) -> None:
-        message = self.message
-        fields, raw, place = message.headers.copy(), message.raw_headers, self._place
-        fields[hdrs.CONTENT_LENGTH] = digits.decode()
-        changed: Any = message._replace(
-            headers=type(message.headers)(fields),
-            raw_headers=(*raw[:place], (raw[place][0], digits), *raw[place + 1 :]),
-        )
-        self._digits, self.message = digits, changed
 
 
 def known_head(data: bytes, message: RawRequestMessage, body: StreamReader) -> KnownHead | None:
@@ -95,6 +82,10 @@ def known_head(data: bytes, message: RawRequestMessage, body: StreamReader) -> K
     if message.headers.getall(hdrs.CONTENT_LENGTH, []) != [length[1].decode() for length in found] or len(found) > 1:
         return None
     if not found:
-        return KnownHead(data[:size], b"", b"", message)
+        return KnownHead(data[:size], b"", message)
+    fields = message.headers.copy()
+    del fields[hdrs.CONTENT_LENGTH]
+    raw = tuple([field for field in message.raw_headers if field[0].lower() != b"content-length"])
+    said: Any = message._replace(headers=type(message.headers)(fields), raw_headers=raw)
     length = found[0]
-    return KnownHead(data[: length.start(1)], length[1], data[length.end(1) : size], message)
+    return KnownHead(data[: length.start(1)], data[length.end(1) : size], said)

@@ -23,7 +23,9 @@ from tests.bench import wire
 SAMPLES = 100  # streams whose chunks are timed
 PATIENCE_SECONDS = 120.0  # a run that takes longer has hung
 LOOK_SECONDS = 0.001
+SHORT_LOOK_SECONDS = 0.0001
 TURNS_PER_CONNECTION = 51
+ASKING_TURNS = 20
 ALIVE_SECONDS = 5.0  # how often a WebSocket shows that somebody is there
 READ_BYTES = 1 << 14  # a larger one makes every read slower: it is allocated first
 
@@ -230,57 +232,89 @@ class Requested(NamedTuple):
     load_cpu: float
 
 
-def requested(
-    pid: int, port: int, transport: str, request: Callable[[int], bytes], connections: int, seconds: float
-) -> Requested:
-    """Requests over kept-alive connections, the next as soon as the answer has come, measured when warm."""
-    everyone = connect(port, transport, connections)
-    by_fd = {connection.socket.fileno(): connection for connection in everyone}
-    epoll = select.epoll()
-    rest = dict.fromkeys(by_fd, b"")
-    sent = dict.fromkeys(by_fd, 1)
-    clock, done, warm = cpu_clock(pid), 0, False
-    cpu = own = 0.0
-    start = opened = time.perf_counter()
-    for fd, connection in by_fd.items():
-        epoll.register(fd, select.EPOLLIN)
-        connection.socket.send(request(0))
-    while True:
-        now = time.perf_counter()
-        if not warm and now - start > seconds / 4:
-            warm, opened, done = True, now, 0
-            cpu, own = time.clock_gettime_ns(clock), time.process_time()
-        elif warm and now - opened > seconds:
-            break
-        ready = epoll.poll(PATIENCE_SECONDS)
-        if not ready:
-            raise Lost("an answer is missing")
-        for fd, _ in ready:
-            connection = by_fd[fd]
-            data = rest[fd] = rest[fd] + connection.read()
-            if isinstance(connection.count, wire.GrpcCount):
-                rest[fd] = b""
-                ended = connection.count.trailers
-                if answer := connection.count.feed(data):
-                    connection.socket.send(answer)
-                if connection.count.trailers == ended:
-                    continue
-            elif not wire.whole(data):
-                continue
-            elif not data.startswith(b"HTTP/1.1 200"):
-                raise Lost(data[:300].decode("latin-1"))
-            rest[fd] = b""
-            connection.socket.send(request(sent[fd]))
-            sent[fd] += 1
-            done += 1
-    wall = time.perf_counter() - opened
-    cpu, own = time.clock_gettime_ns(clock) - cpu, time.process_time() - own
-    epoll.close()
-    for connection in everyone:
-        if isinstance(connection.count, wire.GrpcCount) and connection.count.heads < 2 * connection.count.trailers:
-            raise Lost("a gRPC call failed: its only headers were trailers")
-        connection.close()
-    return Requested(cpu / 1000 / done, done / wall, own / wall)
+class Asking:
+    """Requests to one server over kept-alive connections, the next as soon as the answer has come."""
+
+    def __init__(self, pid: int, port: int, transport: str, request: Callable[[int], bytes], connections: int) -> None:
+        self.clock, self.request = cpu_clock(pid), request
+        self.by_fd = {connection.socket.fileno(): connection for connection in connect(port, transport, connections)}
+        self.epoll = select.epoll()
+        for fd in self.by_fd:
+            self.epoll.register(fd, select.EPOLLIN)
+        self.sent = dict.fromkeys(self.by_fd, 0)
+        self.rest = dict.fromkeys(self.by_fd, b"")
+        self.forget()
+
+    def forget(self) -> None:
+        """What was asked so far was to warm up."""
+        self.answered, self.seconds, self.load_seconds = 0, 0.0, 0.0
+        self.cpu_before = time.clock_gettime_ns(self.clock)
+
+    def ask(self, seconds: float) -> None:
+        """For so long, and then until all is answered."""
+        start, own = time.perf_counter(), time.process_time()
+        for fd in self.by_fd:
+            self.send(fd)
+        unanswered, heard = len(self.by_fd), start
+        while unanswered:
+            ready, now = self.epoll.poll(0), time.perf_counter()
+            if ready:
+                heard = now
+            elif now - heard > PATIENCE_SECONDS:
+                raise Lost("an answer is missing")
+            else:
+                time.sleep(SHORT_LOOK_SECONDS)
+            goes_on = now - start < seconds
+            for fd, _ in ready:
+                if self.has_answer(fd):
+                    self.answered += 1
+                    if goes_on:
+                        self.send(fd)
+                    else:
+                        unanswered -= 1
+        self.seconds += time.perf_counter() - start
+        self.load_seconds += time.process_time() - own
+
+    def send(self, fd: int) -> None:
+        self.by_fd[fd].socket.send(self.request(self.sent[fd]))
+        self.sent[fd] += 1
+
+    def has_answer(self, fd: int) -> bool:
+        """Reads what is there of it."""
+        connection = self.by_fd[fd]
+        data = self.rest[fd] + connection.read()
+        if isinstance(connection.count, wire.GrpcCount):
+            ended = connection.count.trailers
+            if answer := connection.count.feed(data):
+                connection.socket.send(answer)
+            if connection.count.heads < 2 * connection.count.trailers:
+                raise Lost("a gRPC call failed: its only headers were trailers")
+            return connection.count.trailers > ended
+        if not data.startswith(b"HTTP/1.1 200"):
+            raise Lost(data[:300].decode("latin-1"))
+        whole = wire.whole(data)
+        self.rest[fd] = b"" if whole else data
+        return whole
+
+    def result(self) -> Requested:
+        cpu = time.clock_gettime_ns(self.clock) - self.cpu_before
+        return Requested(cpu / 1000 / self.answered, self.answered / self.seconds, self.load_seconds / self.seconds)
+
+    def close(self) -> None:
+        self.epoll.close()
+        for connection in self.by_fd.values():
+            connection.close()
+
+
+def requested(askings: Sequence[Asking], seconds: float) -> list[Requested]:
+    """Each server for so long, in short turns, once they are warm: the machine is as fast for one as for the other."""
+    for asking in askings:
+        asking.ask(seconds / 4)
+        asking.forget()
+    for _ in range(ASKING_TURNS):
+        for asking in askings:
+            asking.ask(seconds / ASKING_TURNS)
+    return [asking.result() for asking in askings]
 
 
 def begun(port: int, transport: str, model: str) -> tuple[Connection, str, str]:
@@ -332,16 +366,19 @@ def whole(runs: Sequence[Run], chunks: int) -> list[Streamed]:
     return [run.result(*looks, 0) for run, *looks in zip(runs, opened, closed, strict=True)]
 
 
-def first_events(port: int, transport: str, turns: int, model: str) -> FirstEvents:
-    """From the request to the first event, one turn after the other, on connections that have had a turn already."""
-    times: list[float] = []
-    while len(times) < turns:
-        connection = Connection(port, transport)
-        took = [first_event(connection, number, model) for number in range(TURNS_PER_CONNECTION)]
-        connection.close()
-        times += took[1:]
-    times.sort()
-    return FirstEvents(times[len(times) // 2] * 1000, times[len(times) * 99 // 100] * 1000)
+def first_events(ports: Sequence[int], transport: str, turns: int, model: str) -> list[FirstEvents]:
+    """From the request to the first event, one turn after the other, on connections that have had a turn already; one
+    connection to each server in turn: the machine is as fast for one as for the other."""
+    times: list[list[float]] = [[] for _ in ports]
+    while len(times[-1]) < turns:
+        for port, taken in zip(ports, times, strict=True):
+            connection = Connection(port, transport)
+            took = [first_event(connection, number, model) for number in range(TURNS_PER_CONNECTION)]
+            connection.close()
+            taken += took[1:]
+    return [
+        FirstEvents(taken[len(taken) // 2] * 1000, taken[len(taken) * 99 // 100] * 1000) for taken in map(sorted, times)
+    ]
 
 
 def first_event(connection: Connection, number: int, model: str) -> float:

@@ -52,7 +52,7 @@ class Measure(NamedTuple):
     run: MeasuredTogether
     transports: tuple[str, ...] = wire.TRANSPORTS
     contenders: tuple[str, ...] = (OURS, LIMIT, "peer")  # the limit takes no time, a peer may take a minute
-    together: bool = False  # all contenders at the same time, on the one core, instead of one after the other
+    together: bool = False  # all contenders at once or in short turns, on the one core, instead of one after the other
     fresh: bool = False  # needs servers that have not worked yet
     once: bool = False  # not in every round
 
@@ -105,20 +105,33 @@ def fan_out(server: Server, transport: str, sizes: Sizes) -> Figures:
         leader.close()
 
 
-def requests(server: Server, transport: str, sizes: Sizes) -> Figures:
+def requests(servers: Sequence[Server], transport: str, sizes: Sizes) -> list[Figures]:
     """POST /chat, a turn of ten pieces in a new session; or GetSessionInfo over gRPC."""
-    if transport != "unary":
-        post = cache(lambda number: wire.post_chat("demo?chunks=10&rate=0", number))
-        return load.requested(server.pid, server.port_of(transport), "ndjson", post, 16, sizes.window)._asdict()
+    asking = call if transport == "unary" else post
+    askings = [asking(server) for server in servers]
+    try:
+        return [figures._asdict() for figures in load.requested(askings, sizes.window)]
+    finally:
+        for asked in askings:
+            asked.close()
+
+
+def post(server: Server) -> load.Asking:
+    request = cache(lambda number: wire.post_chat("demo?chunks=10&rate=0", number))
+    return load.Asking(server.pid, server.port, "ndjson", request, 16)
+
+
+def call(server: Server) -> load.Asking:
     port = server.port_of("grpc")
     connection, _, session_id = load.begun(port, "grpc", "demo?chunks=1&rate=0")
     connection.close()
-    call = cache(lambda number: wire.session_info(session_id, 2 * number + 1))
-    return load.requested(server.pid, port, "grpc", call, 16, sizes.window)._asdict()
+    request = cache(lambda number: wire.session_info(session_id, 2 * number + 1))
+    return load.Asking(server.pid, port, "grpc", request, 16)
 
 
-def first_event(server: Server, transport: str, sizes: Sizes) -> Figures:
-    return load.first_events(server.port_of(transport), transport, sizes.turns, "demo?chunks=1&rate=0")._asdict()
+def first_event(servers: Sequence[Server], transport: str, sizes: Sizes) -> list[Figures]:
+    ports = [server.port_of(transport) for server in servers]
+    return [e._asdict() for e in load.first_events(ports, transport, sizes.turns, "demo?chunks=1&rate=0")]
 
 
 def idle(server: Server, transport: str, sizes: Sizes) -> Figures:
@@ -128,7 +141,7 @@ def idle(server: Server, transport: str, sizes: Sizes) -> Figures:
 
 def store(servers: Sequence[Server], transport: str, sizes: Sizes) -> list[Figures]:
     """Turns of 100 chunks, from the request to the end, once a first crowd of them has warmed the servers and their
-    files; then the time to the first event, one turn after the other.
+    files; then the time to the first event.
 
     Both servers at the same time: a crowd's cost differs by a tenth from the cost of the one before, and what makes the
     difference then weighs on both alike."""
@@ -144,13 +157,9 @@ def store(servers: Sequence[Server], transport: str, sizes: Sizes) -> list[Figur
         finally:
             for run in runs:
                 run.close()
-    firsts = [
-        load.first_events(server.port_of(transport), transport, sizes.turns, "demo?chunks=1&rate=0")
-        for server in servers
-    ]
     return [
-        {"cpu_us_per_turn": crowd.cpu_us_per_chunk * chunks, "first_ms": first.p50_ms, "load_cpu": crowd.load_cpu}
-        for crowd, first in zip(crowds, firsts, strict=True)
+        {"cpu_us_per_turn": crowd.cpu_us_per_chunk * chunks, "first_ms": first["p50_ms"], "load_cpu": crowd.load_cpu}
+        for crowd, first in zip(crowds, first_event(servers, transport, sizes), strict=True)
     ]
 
 
@@ -163,8 +172,8 @@ MEASURES = (
     Measure("many", alone(many_streams)),
     Measure("flat", alone(flat_out)),
     Measure("fanout", alone(fan_out)),
-    Measure("requests", alone(requests), ("rest", "unary")),
-    Measure("first", alone(first_event)),
+    Measure("requests", requests, ("rest", "unary"), together=True),
+    Measure("first", first_event, together=True),
     Measure("idle", alone(idle), fresh=True, once=True),
     Measure("store", store, ("ndjson",), (OURS, "sqlite"), together=True, fresh=True),
 )
