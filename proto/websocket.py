@@ -244,13 +244,13 @@ def opening(info: SessionInfo, status: Status) -> tuple[str, str]:
     return f'{_tell_status(status)[:-1]},"timestamp":"{info.timestamp}"}}', _tell_start(info)
 
 
-def encode_event(info: SessionInfo, event: Event, answer: Callable[[], str]) -> tuple[str, ...]:
-    """An event of the turn that `info` opened, as no, one or two messages; `answer` gives the whole text."""
+def encode_event(event: Event, info: Callable[[], SessionInfo], answer: Callable[[], str]) -> tuple[str, ...]:
+    """An event as no, one or two messages; `info` gives its turn's first event, `answer` the whole text."""
     kind = type(event)
     if kind is SessionInfo:
         return ()  # goes out with `status`
     if isinstance(event, Status):
-        return opening(info, event)
+        return opening(info(), event)
     if kind is Complete:
         return (tagged("response_complete", event, full_response=answer()),)
     return (as_json(event),)

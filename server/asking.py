@@ -21,7 +21,7 @@ from server.models import End, Message, Model, Pushing
 from server.sessions import Member, Session, Sessions
 from server.settings import Settings
 from server.stats import Stats
-from server.stores import Key, Part, SavedTurn, Store
+from server.stores import Key, Part, Store
 from server.turn import Turn, sha256
 
 log = logging.getLogger(__name__)
@@ -73,16 +73,12 @@ class Asking:
         """Take the session and ask the store to keep the turn; `begun` tells how it went. For `asker` and `whole` see
         `Chat.send`."""
         self.key = key
-        turn, session, info = self.turn, self.session, self.turn.info
+        turn, session = self.turn, self.session
         self._desk.sessions.hold(session)
         session.turn = turn
-        session.active_at = now = time.time()
+        session.active_at = turn.opening.started_at
         session.user_messages += 1
         previous, session.model = session.model, turn.model
-        saved = SavedTurn(
-            turn.id, session.id, turn.model, turn.message, now, info.timestamp, info.is_new_session,
-            turn.status.context_messages, turn.status.omitted_messages,
-        )  # fmt: skip
 
         def done(failure: ChatError | None) -> None:
             if failure is None:
@@ -91,7 +87,7 @@ class Asking:
                 session.model = previous
                 self._refuse(failure)
 
-        self._desk.store.begin(session.saved(), saved, key, done)
+        self._desk.store.begin(session.saved(), turn.opening, key, done)
 
     async def begun(self) -> None:
         """Wait until the turn has begun; ChatError if the store could not take it."""

@@ -18,7 +18,6 @@ from weakref import WeakValueDictionary
 
 from proto.answers import Health, HistoryMessage, ServerStats, SessionDetail, SessionList, SessionSummary
 from proto.errors import ChatError
-from proto.events import GENERATING, SessionInfo, Status
 from proto.requests import ChatRequest, check_session_id, check_turn_id, invalid
 from server import ids, pieces
 from server.asking import Asking, Desk
@@ -31,7 +30,7 @@ from server.models import Message, Model
 from server.sessions import Member, Session, Sessions, unknown
 from server.settings import Settings
 from server.stats import Stats
-from server.stores import Key, Store
+from server.stores import Key, SavedTurn, Store
 from server.turn import Turn
 
 MAX_PAGE = 500
@@ -204,8 +203,9 @@ class Chat:
         messages: list[Message] = [*session.messages, Message("user", message)]
         kept, omitted = pieces.bounded(messages, settings.context_messages, settings.context_chars)
         turn = Turn(
-            SessionInfo(session.id, model.id, timestamp(), turn_id, 1, not session.stored, message),
-            Status(GENERATING, len(kept), omitted, turn_id, 2),
+            SavedTurn(
+                turn_id, session.id, model.id, message, time.time(), timestamp(), not session.stored, len(kept), omitted
+            ),
             transport=transport,
             client=client,
             observer=self.stats,

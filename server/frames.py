@@ -24,7 +24,7 @@ class WebSocket(Framing):
         self._framer = chunk_framer("", "", SHORT_HEADS, lambda data: frame(data, window_bits))
 
     def encode(self, turn: Turn, event: Event) -> bytes:
-        texts = encode_event(turn.info, event, lambda: turn.text)
+        texts = encode_event(event, lambda: turn.info, lambda: turn.text)
         return b"".join([text_frame(text, self._window_bits) for text in texts])
 
     def opening(self, turn: Turn) -> tuple[bytes, bytes]:

@@ -2,7 +2,7 @@
 
 from collections import OrderedDict
 
-from proto.events import GENERATING, HEAD_EVENTS, SessionInfo, Status
+from proto.events import HEAD_EVENTS
 from server.lane import Observer
 from server.stores import SavedTurn, interrupted
 from server.turn import Turn
@@ -38,9 +38,7 @@ class KeptTurns:
 
 def restored(saved: SavedTurn, observer: Observer) -> Turn:
     """A turn out of what a store kept."""
-    info = SessionInfo(saved.session_id, saved.model, saved.timestamp, saved.id, 1, saved.is_new_session, saved.message)
-    status = Status(GENERATING, saved.context_messages, saved.omitted_messages, saved.id, 2)
-    turn = Turn(info, status, observer=observer)
+    turn = Turn(saved, observer=observer)
     # Without an end where that could not be written: nobody will ever say another one.
     turn.restore(saved.chunks, saved.final, saved.terminal or interrupted(saved))
     return turn

@@ -15,10 +15,11 @@ from collections.abc import Callable
 from typing import cast
 
 from proto.answers import TurnSnapshot
-from proto.events import HEAD_EVENTS, Chunk, Complete, Error, Event, SessionInfo, Status
+from proto.events import GENERATING, HEAD_EVENTS, Chunk, Complete, Error, Event, SessionInfo, Status
 from proto.requests import invalid
 from server.clock import seconds_of
 from server.lane import Counter, Follower, Lane, Observer, Outbox, Reader
+from server.stores import SavedTurn
 
 log = logging.getLogger(__name__)
 
@@ -47,13 +48,12 @@ class Turn(_Hot):
         "final",
         "first_chunk_at",
         "id",
-        "info",
         "message",
         "model",
+        "opening",
         "retry_after",
         "session_id",
         "started_at",
-        "status",
         "stop",
         "stored",
         "terminal",
@@ -62,8 +62,7 @@ class Turn(_Hot):
 
     def __init__(
         self,
-        info: SessionInfo,
-        status: Status,
+        opening: SavedTurn,
         *,
         transport: str = "",
         client: str = "",
@@ -72,14 +71,13 @@ class Turn(_Hot):
         heartbeat: float = 0.0,
         outbox: Outbox | None = None,  # a turn that comes from the store has nothing to push
     ) -> None:
-        self.id = info.turn_id
-        self.session_id = info.session_id
-        self.model = info.model
-        self.message = info.message
+        self.id = opening.id
+        self.session_id = opening.session_id
+        self.model = opening.model
+        self.message = opening.message
+        self.opening = opening  # as the store has it
         self.transport = transport
         self.client = client
-        self.info = info
-        self.status = status
         self.last_seq = 0
         self.terminal: Complete | Error | None = None
         self.final = False
@@ -101,6 +99,18 @@ class Turn(_Hot):
         self._waiters: tuple[asyncio.Future[None], ...] = ()
 
     # What the log says
+
+    @property
+    def info(self) -> SessionInfo:
+        """The first event."""
+        said = self.opening
+        return SessionInfo(said.session_id, said.model, said.timestamp, said.id, 1, said.is_new_session, said.message)
+
+    @property
+    def status(self) -> Status:
+        """The second one."""
+        said = self.opening
+        return Status(GENERATING, said.context_messages, said.omitted_messages, said.id, HEAD_EVENTS)
 
     @property
     def running(self) -> bool:
@@ -175,7 +185,7 @@ class Turn(_Hot):
             message=self.message,
             text=text,
             last_seq=self.last_seq,
-            started_at=self.info.timestamp,
+            started_at=self.opening.timestamp,
             ended_at=end.timestamp if end else None,
             processing_time=done.processing_time if done else None,
             time_to_first_chunk=done.time_to_first_chunk if done else self.time_to_first_chunk,
@@ -357,7 +367,7 @@ class Turn(_Hot):
 
     def _beat(self) -> None:
         """After so much silence, a sign of life to every reader that needs one; one timer per turn, none per chunk."""
-        silence = time.time() - seconds_of(self._said[-1] if self._said else self.info.timestamp)
+        silence = time.time() - seconds_of(self._said[-1] if self._said else self.opening.timestamp)
         wait = min(self._heartbeat, self._heartbeat - silence)  # the clock may have been set back
         if wait <= 0.001:
             wait = self._heartbeat

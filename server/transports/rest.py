@@ -71,7 +71,7 @@ def answer_of(turn: Turn) -> ChatAnswer:
         raise ChatError(end.code, end.message, retryable=end.retryable, retry_after=turn.retry_after, turn_id=turn.id)
     return ChatAnswer(
         turn.text, turn.session_id, end.processing_time, turn.model, end.timestamp, end.message_count,
-        turn.info.is_new_session, turn.id, end.finish_reason, end.usage,
+        turn.opening.is_new_session, turn.id, end.finish_reason, end.usage,
     )  # fmt: skip
 
 

@@ -149,7 +149,7 @@ def test_the_fields_of_an_update_stand_in_the_message() -> None:
 
 
 def _sent(event: events.Event) -> list[dict[str, Any]]:
-    return [json.loads(text) for text in encode_event(INFO, event, lambda: "the answer")]
+    return [json.loads(text) for text in encode_event(event, lambda: INFO, lambda: "the answer")]
 
 
 def test_a_turn_opens_with_status_then_response_start() -> None:
@@ -170,9 +170,9 @@ def test_events_as_messages_and_back() -> None:
     told = json.loads(events.as_json(COMPLETE))
     assert complete == {**told, "type": "response_complete", "full_response": "the answer"}
     for event in (STATUS, CHUNK, COMPLETE, ERROR):
-        texts = encode_event(INFO, event, lambda: "the answer")
+        texts = encode_event(event, lambda: INFO, lambda: "the answer")
         assert decode_server(texts[0]) == event
-    assert decode_server(encode_event(INFO, STATUS, str)[1]) == INFO
+    assert decode_server(encode_event(STATUS, lambda: INFO, str)[1]) == INFO
 
 
 def test_an_error_without_seq_is_no_event() -> None:

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from proto.errors import ChatError
-from proto.events import GENERATING, Chunk, Complete, Error, Heartbeat, SessionInfo, Status, Usage
+from proto.events import Chunk, Complete, Error, Heartbeat, Usage
 from server.turn import Turn, sha256
-from tests.server.turns import NOW, new_turn, seal
+from tests.server.turns import NOW, OPENING, new_turn, seal
 
 
 def test_the_log_numbers_its_events(run: Any) -> None:
@@ -185,7 +185,7 @@ def test_a_turn_that_is_awaited_is_attended(run: Any) -> None:
 )
 def test_a_turn_read_back(run: Any, framing: Any, recorder: Any, terminal: Any, state: str) -> None:
     async def test() -> None:
-        turn = Turn(SessionInfo("s", "demo", NOW, "t", 1, True, "Hello"), Status(GENERATING, 1, 0, "t", 2))
+        turn = Turn(OPENING)
         turn.restore(["a", NOW, "b", NOW], isinstance(terminal, Complete), terminal)
         assert turn.state == turn.snapshot().status == state
         for after in range(5):

@@ -2,17 +2,16 @@
 
 from typing import Any
 
-from proto.events import GENERATING, Complete, SessionInfo, Status, Usage
+from proto.events import Complete, Usage
+from server.stores import SavedTurn
 from server.turn import Turn, sha256
 
 NOW = "2026-01-01T00:00:00.000000+00:00"
+OPENING = SavedTurn("t", "s", "demo", "Hello", 0.0, NOW, True, 1, 0)
 
 
 def new_turn(**options: Any) -> Turn:
-    turn = Turn(
-        SessionInfo("s", "demo", NOW, "t", 1, True, "Hello"), Status(GENERATING, 1, 0, "t", 2),
-        **{"grace": 60.0, **options},
-    )  # fmt: skip
+    turn = Turn(OPENING, **{"grace": 60.0, **options})
     turn.begin()
     return turn
 
