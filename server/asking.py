@@ -42,7 +42,6 @@ class Asking:
     """One turn, from its beginning to its end."""
 
     __slots__ = (
-        "_begun",
         "_cancel",
         "_desk",
         "_failure",
@@ -51,6 +50,7 @@ class Asking:
         "_over",
         "_stopped",
         "_waiters",
+        "has_begun",
         "key",
         "session",
         "turn",
@@ -63,7 +63,7 @@ class Asking:
         self._model = model
         self._messages = messages
         self._cancel: Callable[[], object] = _nothing  # stops the model
-        self._begun = self._stopped = self._over = False
+        self.has_begun = self._stopped = self._over = False
         self._failure: ChatError | None = None
         self._waiters: tuple[asyncio.Future[None], ...] = ()
         self.key: Key | None = None
@@ -90,8 +90,8 @@ class Asking:
         self._desk.store.begin(session.saved(), turn.opening, key, done)
 
     async def begun(self) -> None:
-        """Wait until the turn has begun; ChatError if the store could not take it."""
-        if not self._begun and self._failure is None:
+        """Wait until the turn `has_begun`; ChatError if the store could not take it."""
+        if not self.has_begun and self._failure is None:
             waiter = asyncio.get_running_loop().create_future()
             self._waiters += (waiter,)
             self.turn.attend()
@@ -120,7 +120,7 @@ class Asking:
 
     def _start(self, asker: Member | None, whole: bool) -> None:
         turn, session = self.turn, self.session
-        self._begun = True
+        self.has_begun = True
         turn.begin()
         if session.members:
             said = {"message_count": session.message_count, "last_message_preview": logs.preview(turn.message)}
@@ -144,15 +144,14 @@ class Asking:
             )
         self._wake()
         settings, model = self._desk.settings, self._model
-        loop = asyncio.get_running_loop()
         # Where somebody waits for the first events, the model is asked in the next pass of the loop, behind them.
         if isinstance(model, Pushing) and not settings.chunk_words and not settings.verbose:
             if whole:
                 self._push(model)
             else:
-                loop.call_soon(self._push, model)
+                asyncio.get_running_loop().call_soon(self._push, model)
         else:
-            task = loop.create_task(self._ask())
+            task = asyncio.get_running_loop().create_task(self._ask())
             task.add_done_callback(self._asked)
             self._cancel = task.cancel
             if self._stopped:

@@ -135,7 +135,8 @@ class Chat:
         self._running[turn.id] = asking
         asking.begin(key, asker, whole)
         self._checkpoints.one_more()
-        await asking.begun()
+        if not asking.has_begun:
+            await asking.begun()
         return turn
 
     async def turn(self, turn_id: str) -> Turn:

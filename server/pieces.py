@@ -40,8 +40,9 @@ def estimated_tokens(text: str) -> int:
 
 def estimated_usage(messages: Sequence[Message], system: str | None, answer: str) -> Usage:
     """What a turn has used, where the model does not tell."""
-    # This goes over the whole conversation at every turn: no call of a function for each message.
-    asked = -sum([-len(message.text) // CHARS_PER_TOKEN for message in messages]) + estimated_tokens(system or "")
+    asked = estimated_tokens(system) if system else 0
+    for message in messages:  # the whole conversation, at every turn: no call of a function for each
+        asked -= -len(message.text) // CHARS_PER_TOKEN
     return Usage(asked, estimated_tokens(answer), True)
 
 

@@ -6,9 +6,9 @@
 3. An error is problem+json.
 """
 
+import functools
 import itertools
 import secrets
-from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
@@ -26,7 +26,6 @@ JSON_TYPE = "application/json; charset=utf-8"
 PROBLEM_TYPE = "application/problem+json"
 SERVER = f"fivewire/{VERSION}"
 
-_ID: web.RequestKey[str] = web.RequestKey("request_id")
 _ALLOWED: web.RequestKey[dict[str, str]] = web.RequestKey("allowed")
 _STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in HTTPStatus}
 _prefix = secrets.token_hex(4)
@@ -34,12 +33,17 @@ _numbers = itertools.count(1)
 
 
 def request_id(request: web.BaseRequest) -> str:
-    """The caller's, if sane, else made; the same for the life of the request."""
-    if len(request) and _ID in request:
-        return request[_ID]
-    made = sane_request_id(request.headers.get("X-Request-Id")) or f"{_prefix}-{next(_numbers):x}"
-    request[_ID] = made
-    return made
+    """The caller's, if sane, else a new one."""
+    return sane_request_id(request.headers.get("X-Request-Id")) or f"{_prefix}-{next(_numbers):x}"
+
+
+@functools.lru_cache(256)
+def _lines(fields: tuple[tuple[str, str], ...]) -> str:
+    """Most answers have the same fields as one before."""
+    lines = "".join([f"{name}: {value}\r\n" for name, value in fields])
+    if not lines.count("\n") == lines.count("\r") == len(fields):
+        raise ValueError("a line break in a field's value")
+    return lines
 
 
 def allow(request: web.BaseRequest, origin: str, exposed: str) -> None:
@@ -57,12 +61,15 @@ def common_fields(request: web.BaseRequest) -> dict[str, str]:
 class Reply(web.StreamResponse):
     """A whole answer, which aiohttp sends by calling `prepare`; or a stream, whose `head` has been taken before."""
 
-    def __init__(self, body: bytes | None, fields: Mapping[str, str], status: int = 200) -> None:
+    def __init__(
+        self, body: bytes | None, fields: dict[str, str], status: int = 200, request_id: str | None = None
+    ) -> None:
         """Without a body (None) it has no `Content-Length` either: a stream, or a status that allows none."""
         # aiohttp's fields, cookies and state are not made: nobody asks for them.
         self._status = status
         self.body = body
-        self.fields = dict(fields)
+        self.fields = fields
+        self._request_id = request_id  # where the body tells it, too
         self._last = False  # on its connection
         self._writer: AbstractStreamWriter | None = None  # from the head on
 
@@ -72,22 +79,21 @@ class Reply(web.StreamResponse):
         self._writer = request.writer
         spoilt = request.content.exception() is not None  # nobody knows where the next request would begin
         self._last = self._last or spoilt or not request.keep_alive or protocol.leaving()
-        fields, body = self.fields, self.body
+        fields = self.fields
         if len(request):  # most requests hold nothing; to look for what is not there costs more than all the rest
-            fields.update(request.get(_ALLOWED, {}))
+            fields = {**fields, **request.get(_ALLOWED, {})}
         if self._last:
-            fields["Connection"] = "close"
+            fields = {**fields, "Connection": "close"}
         elif request.version < (1, 1):
-            fields["Connection"] = "keep-alive"
-        length = "" if body is None else f"Content-Length: {len(body)}\r\n"
-        own = "".join([f"{name}: {value}\r\n" for name, value in fields.items()])
-        lines = (
-            f"{_STATUS_LINES[self._status]}{own}X-Request-Id: {request_id(request)}\r\nServer: {SERVER}\r\n"
-            f"Date: {http_date()}\r\n{length}\r\n"
+            fields = {**fields, "Connection": "keep-alive"}
+        lines = _lines(tuple(fields.items()))
+        if self.body is not None:
+            lines += f"Content-Length: {len(self.body)}\r\n"
+        head = (
+            f"{_STATUS_LINES[self._status]}{lines}X-Request-Id: {self._request_id or request_id(request)}\r\n"
+            f"Server: {SERVER}\r\nDate: {http_date()}\r\n\r\n"
         )
-        if not lines.count("\n") == lines.count("\r") == len(fields) + 5 + (body is not None):
-            raise ValueError("a line break in a field's value")
-        return lines.encode("utf-8", "surrogateescape")
+        return head.encode("utf-8", "surrogateescape")
 
     def send(self, request: web.BaseRequest) -> None:
         """The whole of it, unless it is a stream, which has been sent."""
@@ -126,15 +132,16 @@ def json_reply(word: Any, status: int = 200) -> Reply:
 
 def problem(error: ChatError, request: web.BaseRequest) -> Reply:
     """An error as problem+json."""
+    told = request_id(request)
     word = Problem(
-        "about:blank", CODES[error.code].title, error.http, error.message, error.code, error.retryable,
-        request_id(request), error.turn_id,
+        "about:blank", CODES[error.code].title, error.http, error.message, error.code, error.retryable, told,
+        error.turn_id,
     )  # fmt: skip
     fields = {"Content-Type": PROBLEM_TYPE, "Cache-Control": "no-store"}
     if error.retry_after is not None:
         fields["Retry-After"] = str(max(1, round(error.retry_after)))
     # Text that is quoted from a request may not be valid UTF-8.
-    reply = Reply(dumps(word).encode("utf-8", "replace"), fields, error.http)
+    reply = Reply(dumps(word).encode("utf-8", "replace"), fields, error.http, told)
     if error.http == 408 or ("Expect" in request.headers and not request.content.is_eof()):
         reply.force_close()  # the body does not come: the client's next request would be taken for it
     return reply

@@ -237,8 +237,9 @@ class Turn(_Hot):
         self.final = True
         if self.first_chunk_at is None and text:  # there is none where nothing came
             self.first_chunk_at = time.monotonic()
-        for lane in self._lanes:
-            lane.push(lane.framing.encode(self, self.event(self.last_seq)))
+        if self._lane is not None:
+            for lane in self._lanes:
+                lane.push(lane.framing.encode(self, self.event(self.last_seq)))
 
     def said_all(self) -> str:
         """No chunk will come any more: the answer. The garbage collector does not walk through a tuple of strings,
@@ -252,7 +253,8 @@ class Turn(_Hot):
         """The end: the last event, and everybody is told."""
         self.last_seq += 1
         self.terminal = terminal
-        for lane in self._lanes:
+        lanes = self._lanes if self._lane is not None else ()
+        for lane in lanes:
             try:
                 lane.push(lane.framing.encode(self, terminal))
             except Exception:  # a bug; the readers are let go all the same
@@ -262,7 +264,7 @@ class Turn(_Hot):
             if timer is not None:
                 timer.cancel()
         self._grace_timer = self._beat_timer = None
-        for lane in self._lanes:
+        for lane in lanes:
             for follower in tuple(lane.live):
                 follower.end()
         for waiter in self._waiters:

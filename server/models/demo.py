@@ -80,26 +80,31 @@ class DemoModel(Pushing):
         self.id = model_id
         self._settings = chosen
         self._pace = pace
+        # What it always says, where it is told how many words.
+        self._script = None if chosen.chunks is None or chosen.fail_after is not None else _ended(_WORDS, chosen.chunks)
 
     def push(self, messages: Sequence[Message], listener: Listener, done: Done) -> Stop:
-        chunks, rate, fail_after = self._settings
-        pieces, count = _WORDS, chunks
-        if count is None:
-            pieces = _pieces(compose(messages))
-            count = len(pieces)
-        end: End | ChatError
-        if fail_after is None:
-            count -= 1
-            end = End(pieces[count % len(pieces)])
-        else:
-            count = min(count, fail_after)
-            end = ChatError("model_error", f"The demo model broke after {count} pieces, as asked.", retryable=True)
-        speech = Speech(pieces, count, end, listener, done)
-        if rate:
-            self._pace(rate).add(speech)
+        speech = Speech(*(self._script or self._composed(messages)), listener, done)
+        if self._settings.rate:
+            self._pace(self._settings.rate).add(speech)
         else:
             speech.hurry()
         return speech.stop
+
+    def _composed(self, messages: Sequence[Message]) -> tuple[list[str], int, End | ChatError]:
+        chunks, _, fail_after = self._settings
+        pieces = _WORDS if chunks is not None else _pieces(compose(messages))
+        count = len(pieces) if chunks is None else chunks
+        if fail_after is None:
+            return _ended(pieces, count)
+        count = min(count, fail_after)
+        broken = f"The demo model broke after {count} pieces, as asked."
+        return pieces, count, ChatError("model_error", broken, retryable=True)
+
+
+def _ended(pieces: list[str], count: int) -> tuple[list[str], int, End]:
+    """So many of the pieces, the last of which is the end."""
+    return pieces, count - 1, End(pieces[(count - 1) % len(pieces)])
 
 
 class Speech:
