@@ -1,9 +1,9 @@
 """Measures this server beside its peers and the limit: `python -m tests.bench --help`.
 
 1. Servers run on one core and the load generator (this process) on another; the servers that are not being asked wait.
-2. Rounds are interleaved: each measure asks every server in turn, then comes the next round, with new processes: the
-   same code can be half as fast again in one as in another, for as long as that lives. Figures are medians of the
-   rounds, ratios medians of the rounds' ratios; only ratios mean anything.
+2. Rounds are interleaved: each measure asks every server in turn (requests and first events in many short ones), then
+   comes the next round, with new processes: the same code can be half as fast again in one as in another, for as long
+   as that lives. Figures are medians of the rounds, ratios medians of the rounds' ratios; only ratios mean anything.
 3. All servers send the same events with the same fields, texts of the same sizes, at the same pace.
 """
 

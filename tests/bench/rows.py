@@ -5,6 +5,7 @@ from functools import cache
 from typing import NamedTuple
 
 from tests.bench import load, wire
+from tests.bench.requests import Asking, requested
 from tests.bench.servers import Server
 
 OURS, LIMIT = "ours", "limit"
@@ -110,23 +111,23 @@ def requests(servers: Sequence[Server], transport: str, sizes: Sizes) -> list[Fi
     asking = call if transport == "unary" else post
     askings = [asking(server) for server in servers]
     try:
-        return [figures._asdict() for figures in load.requested(askings, sizes.window)]
+        return [figures._asdict() for figures in requested(askings, sizes.window)]
     finally:
         for asked in askings:
             asked.close()
 
 
-def post(server: Server) -> load.Asking:
+def post(server: Server) -> Asking:
     request = cache(lambda number: wire.post_chat("demo?chunks=10&rate=0", number))
-    return load.Asking(server.pid, server.port, "ndjson", request, 16)
+    return Asking(server.pid, server.port, "ndjson", request, 16)
 
 
-def call(server: Server) -> load.Asking:
+def call(server: Server) -> Asking:
     port = server.port_of("grpc")
     connection, _, session_id = load.begun(port, "grpc", "demo?chunks=1&rate=0")
     connection.close()
     request = cache(lambda number: wire.session_info(session_id, 2 * number + 1))
-    return load.Asking(server.pid, port, "grpc", request, 16)
+    return Asking(server.pid, port, "grpc", request, 16)
 
 
 def first_event(servers: Sequence[Server], transport: str, sizes: Sizes) -> list[Figures]:
