@@ -115,8 +115,7 @@ class _Makers(dict[type[Any], Callable[[Any], str]]):
 
     def __missing__(self, kind: Any) -> Callable[[Any], str]:
         if hasattr(kind, "_fields"):
-            members = _members(kind)
-            self[kind] = lambda word: f"{{{members(word)[1:]}}}"
+            self[kind] = _members(kind, end="}}")
         elif issubclass(kind, Mapping):
             self[kind] = lambda table: (
                 f"{{{','.join([f'{quote(name)}:{dumps(item)}' for name, item in table.items()])}}}"
@@ -135,17 +134,19 @@ _MAKERS = _Makers(
 
 @cache
 def _members(kind: Any, tag: str = "", end: str = "") -> Callable[[Any], str]:
-    """What makes `,"name":value` of each field of such a word that is not None, behind the beginning of an object with
-    that `type`, if there is one: one format string. A loop over the fields takes half as long again."""
-    form = f'{{{{"type":"{tag}"' if tag else ""
+    """What makes the beginning of an object of such a word, with that `type` if there is one: `"name":value` of each
+    field that is not None, in one format string. A loop over the fields takes half as long again."""
+    form = f'{{{{"type":"{tag}"' if tag else "{{"
     for place, name in enumerate(kind._fields):
         told, value = kind.__annotations__[name], f"word[{place}]"
         if told is bool:
             made = f'"true" if {value} else "false"'
         else:
             made = {str: f"quote({value})", int: value, float: value}.get(told, f"dumps({value})")
-        member = f',"{name}":{{{made}}}'
-        form += f"""{{"" if {value} is None else f'{member}'}}""" if NoneType in get_args(told) else member
+        member = f'{"," if tag or place else ""}"{name}":{{{made}}}'
+        optional = NoneType in get_args(told)
+        assert tag or place or not optional  # or there would be a comma before nothing
+        form += f"""{{"" if {value} is None else f'{member}'}}""" if optional else member
     members: Callable[[Any], str] = eval(f"lambda word: f'''{form}{end}'''", {"quote": quote, "dumps": dumps})
     return members
 

@@ -174,7 +174,7 @@ class HttpProtocol(RequestHandler):
             or not body.is_eof()
         ):
             return False
-        manager = cast(Any, self._manager)
+        manager: Any = self._manager
         try:
             request = manager.request_factory(message, body, self, StreamWriter(self, self._loop), self._task_handler)
         except Exception:
