@@ -29,7 +29,7 @@ from server.stores.packed import packed
 from server.stores.sqlite_file import DatabaseFile
 
 MANY_TURNS = 8  # that run: then the next one to begin is not far
-GATHER_SECONDS = 0.008  # a commit costs as much as the begin of four turns in it
+GATHER_SECONDS = 0.012  # a commit costs as much as the begin of four turns in it
 RETRY_SECONDS = 1.0
 LOOK_SECONDS = 1.0  # whether the file is still there; each look may cost a wait for the interpreter lock
 PROBE_BYTES = 256 * 1024  # so much room must there be before turns are taken again

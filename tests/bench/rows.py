@@ -22,7 +22,7 @@ class Sizes(NamedTuple):
     slack: float = 0.6  # seconds that a stream goes on beyond ramp and window
     flat_streams: int = 100
     flat_chunks: int = 1000
-    turns: int = 2500
+    turns: int = 10_000
     rounds: int = 3
 
 
