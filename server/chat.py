@@ -135,7 +135,7 @@ class Chat:
         self._running[turn.id] = asking
         asking.begin(key, asker, whole)
         self._checkpoints.one_more()
-        if not asking.has_begun:
+        if not asking.has_begun:  # a store without a disk has answered at once
             await asking.begun()
         return turn
 

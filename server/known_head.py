@@ -49,7 +49,7 @@ class KnownHead:
 
     def __init__(self, before: bytes, after: bytes, message: RawRequestMessage) -> None:
         self._before = before
-        self._after = after  # the digits; nothing where there are none
+        self._after = after  # what follows those digits; empty where there is no length
         self.message = message
 
     def again(self, data: bytes) -> StreamReader | None:

@@ -234,9 +234,9 @@ class Sessions:
         self._idle[session.id] = session
         self._idle_chars += session.chars
         while len(self._idle) > MAX_IDLE_SESSIONS or (self._idle_chars > MAX_IDLE_CHARS and len(self._idle) > 1):
-            oldest, session = self._idle.popitem(last=False)
-            self._idle_chars -= session.chars
-            del self._live[oldest]
+            _, oldest = self._idle.popitem(last=False)
+            self._idle_chars -= oldest.chars
+            del self._live[oldest.id]
 
     def _wake(self, session: Session) -> None:
         """Idle no longer. While it was, its messages did not change."""
