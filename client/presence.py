@@ -10,13 +10,15 @@ from proto.errors import ChatError
 
 PAUSE_SECONDS = 2.5  # who has not touched a key for so long has stopped
 FORGET_SECONDS = 10.0  # somebody who never says so has stopped after that
+AGAIN_SECONDS = 5.0  # who goes on typing says so again, for the others not to forget it
 
 
 class Presence:
     def __init__(self, talk: Conversation) -> None:
         self._talk = talk
         self._others: dict[str, float] = {}
-        self._told = False
+        self._types = False
+        self._told: float | None = None  # when the others were told that we type
         self._pause: asyncio.TimerHandle | None = None
         self._telling: set[asyncio.Task[None]] = set()
 
@@ -42,6 +44,11 @@ class Presence:
 
     # Us
 
+    def joined(self) -> None:
+        """There is somebody who was told nothing yet: we have joined a session, or somebody has joined ours."""
+        self._told = None
+        self.tell(self._types)
+
     def typed(self, text: str) -> None:
         """The line being written has changed."""
         if self._pause is not None:
@@ -53,10 +60,12 @@ class Presence:
         self.tell(active)
 
     def tell(self, active: bool) -> None:
-        talk = self._talk
-        if active == self._told or talk.session_id is None or not (talk.transport.live and talk.connected):
+        self._types = active
+        talk, now = self._talk, time.monotonic()
+        known = not active if self._told is None else active and now < self._told + AGAIN_SECONDS
+        if known or talk.session_id is None or not talk.transport.live:
             return
-        self._told = active
+        self._told = now if active else None
         task = asyncio.create_task(self._tell(talk.session_id, active))
         self._telling.add(task)
         task.add_done_callback(self._telling.discard)

@@ -329,6 +329,7 @@ class Repl:
         self._wake.set()
 
     def joined(self) -> None:
+        self.presence.joined()
         self.others.joined(self._wake.set)
 
     def overheard(self, event: Event) -> None:
@@ -343,6 +344,7 @@ class Repl:
         if update.type == "user_typing":
             self.presence.heard(who, bool(update.fields.get("typing")))
         elif update.type == "user_joined":
+            self.presence.joined()
             self.screen.note("Somebody has joined the session.")
         elif update.type == "user_disconnected":
             self.presence.heard(who, False)

@@ -6,6 +6,7 @@ import json
 import os
 import termios
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -95,6 +96,11 @@ class Terminal:
         for text in texts:
             self._until(lambda text=text: text in self.bar, text)  # type: ignore[misc]
 
+    def settle(self) -> None:
+        """Until it has come to its session, and hears what others do there: commands wait for that."""
+        self.keys("/ping", ENTER)
+        self.wait("there and back")
+
     def seen(self, text: str) -> bool:
         """Whether this stands above the prompt by now, behind what was waited for."""
         with contextlib.suppress(pexpect.TIMEOUT):
@@ -143,8 +149,13 @@ def get(url: str, path: str, body: Any = None) -> dict[str, Any]:
 
 
 def stop(url: str, session: str) -> None:
-    """Have the answer end that is being given there."""
-    get(url, f"/turns/{get(url, f'/sessions/{session}')['messages'][-1]['turn_id']}/cancel", {})
+    """Have the answer end that is being given there, or is about to be."""
+
+    def active_turn() -> Any:
+        with contextlib.suppress(urllib.error.HTTPError):  # not even the session is there
+            return get(url, f"/sessions/{session}")["active_turn"]
+
+    get(url, f"/turns/{until(active_turn)}/cancel", {})
 
 
 def stream(url: str, body: Any) -> Any:
@@ -154,8 +165,9 @@ def stream(url: str, body: Any) -> Any:
     return urllib.request.urlopen(request, timeout=WAIT_SECONDS)
 
 
-def until(condition: Callable[[], Any]) -> None:
+def until(condition: Callable[[], Any]) -> Any:
     end = time.monotonic() + WAIT_SECONDS
-    while not condition():
+    while not (result := condition()):
         assert time.monotonic() < end, "it did not happen"
         time.sleep(0.02)
+    return result

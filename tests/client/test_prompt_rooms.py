@@ -181,7 +181,7 @@ def test_a_message_waits_where_somebody_was_quicker(
     url, room, slow = shared_server.url, f"quicker-{name}", link(shared_server.url)
     get(url, "/chat", {"message": "hi", "session_id": room, "model_id": QUICK})
     screen = terminal("--server", slow.url, "--protocol", name, "--session", room, "--model", QUICK)
-    screen.wait("Going on with 2 messages")
+    screen.settle()
     slow.hold()
     screen.keys("mine", ENTER)
     screen.wait("You › mine")
@@ -238,7 +238,7 @@ def test_an_answer_stays_in_its_session(shared_server: Any, terminal: Callable[.
         screen = terminal("--server", url, "--session", "stays-not", "--model", QUICK)
         screen.wait("The session is new")
         screen.keys("/switch stays", ENTER)
-        screen.wait("Session stays")
+        screen.wait("Session stays", "A stream")
         screen.keys(CTRL_C)
         screen.wait("─ cancelled ─")
     with stream(url, {"message": "longer", "session_id": "stays", "model_id": LONG}):
@@ -261,7 +261,5 @@ def test_who_types_does_so_in_the_session_that_was_left(shared_server: Any, term
     here.wait_bar("somebody is typing")
     here.keys("/new", ENTER)
     here.wait("A new session")
-    here.keys("/ping", ENTER)
-    here.wait("there and back")
-    here.wait_bar("connected")
+    here.settle()
     assert "somebody is typing" not in here.bar

@@ -20,6 +20,7 @@ def watching(terminal: Callable[..., Terminal]) -> Callable[..., Terminal]:
         get(url, "/chat", {"message": "hi", "session_id": room, "model_id": QUICK})
         screen = terminal("--server", way or url, "--protocol", name, "--session", room)
         screen.wait("Going on with 2 messages")
+        screen.settle()
         return screen
 
     return watch
