@@ -7,6 +7,10 @@ from typing import Any
 import pytest
 
 from client.presence import Presence
+from client.transports import ConnectionLost, Update
+from client.transports.websocket import WebSocket
+from proto.events import Event
+from tests.client.terminal import Terminal, get
 
 
 class Room:
@@ -91,5 +95,44 @@ def test_a_pause_ends_it(run: Callable[..., Any], monkeypatch: pytest.MonkeyPatc
         while not room.told[1:]:
             await asyncio.sleep(0)
         assert await room.news() == [True, False]
+
+    run(story())
+
+
+class Member:
+    """Somebody in a session, who hears who types there."""
+
+    def __init__(self, url: str) -> None:
+        self.transport = WebSocket(url, self)
+        self.heard: asyncio.Queue[bool] = asyncio.Queue()
+
+    def updated(self, update: Update) -> None:
+        if update.type == "user_typing":
+            self.heard.put_nowait(update.fields["typing"])
+
+    def overheard(self, event: Event) -> None: ...
+
+    def lost(self, error: ConnectionLost) -> None: ...
+
+
+def test_the_prompt_tells_who_joins(
+    shared_server: Any, terminal: Callable[..., Terminal], run: Callable[..., Any]
+) -> None:
+    get(shared_server.url, "/chat", {"message": "hi", "session_id": "told", "model_id": "demo?chunks=2&rate=0"})
+    screen = terminal("--server", shared_server.url, "--session", "told", "--protocol", "websocket")
+    screen.settle()
+
+    async def story() -> None:
+        first, second = Member(shared_server.url), Member(shared_server.url)
+        await first.transport.join("told")
+        again = False
+        while not again:  # on a slow machine the pause may end it before somebody has joined
+            screen.keys("h")
+            assert await first.heard.get()
+            await second.transport.join("told")
+            again = await first.heard.get()
+            await second.transport.leave("told")
+        await first.transport.close()
+        await second.transport.close()
 
     run(story())

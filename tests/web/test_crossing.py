@@ -26,6 +26,8 @@ def asked_first(page: Any, cable: Cable, visit: Callable[[], Any]) -> Callable[[
         other.ask(message, "ndjson", model)
         if model == QUICK:
             other.ended(turns=2)
+        else:
+            other.begun(turns=2)  # else the page might be the first
         page.fill("#message", MINE)
         page.press("Enter")
         page.until(f"{page.COUNT} === 2")
